@@ -17,7 +17,6 @@ from scipy import ndimage
 
 from dmplus.runtime import InputError
 
-
 #: Accepted voxel edges in mm: 0.5 to 2, with room for the common 240/512 mm and for rounding.
 SPACING_MM = (0.45, 2.1)
 #: Largest accepted cosine between two voxel axes: beyond it the grid is sheared and edges are not lengths of a box.
@@ -204,7 +203,7 @@ def _apply(array: np.ndarray, matrices: list[np.ndarray | None]) -> np.ndarray:
 
 
 def _coverage(n_out: int, n_in: int, edge_out: float, edge_in: float) -> np.ndarray:
-    """Matrix (n_out, n_in): the share of each output voxel covered by each input voxel; nearest where outputs are finer."""
+    """Matrix (n_out, n_in): share of each output voxel that an input voxel covers; the nearest one for finer outputs."""
     centre = (np.arange(n_out) + 0.5) * edge_out / edge_in - 0.5
     if edge_out <= edge_in:
         nearest = np.clip(np.floor(centre + 0.5).astype(int), 0, n_in - 1)

@@ -23,7 +23,6 @@ from scipy import ndimage
 from dmplus.grid import Grid
 from dmplus.runtime import InputError, replacing
 
-
 __all__ = [
     "BRAIN_LITRES", "Case", "CaseFiles", "Grid", "brain_mask", "read_cohort", "read_image", "read_label", "read_mask",
     "write_case", "write_cohort", "write_nifti", "zscore",
@@ -300,7 +299,8 @@ def brain_mask(image: np.ndarray, *, spacing: tuple[float, float, float], name: 
 def _has_skull(image: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]) -> bool:
     """Whether intensity falls into a trough on the way from the surface inwards, as bone below scalp does."""
     coarse = tuple(max(1, round(2 / s)) for s in spacing)  # 2 mm are enough for a shell of several mm
-    small, inside = image[tuple(slice(None, None, c) for c in coarse)], brain[tuple(slice(None, None, c) for c in coarse)]
+    every = tuple(slice(None, None, c) for c in coarse)
+    small, inside = image[every], brain[every]
     # Cropped faces are no surface: only the background that lies inside the volume counts.
     depth = ndimage.distance_transform_edt(inside, sampling=[c * s for c, s in zip(coarse, spacing, strict=True)])
     core = small[inside & (depth > 25)]
@@ -419,7 +419,9 @@ def read_cohort(folder: str | Path, *, split: str | None = None) -> list[CaseFil
             reader = csv.DictReader(stream)
             rows, columns = list(reader), tuple(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error):
-        raise InputError(f"cohort {folder.name}: expected cases.csv as UTF-8 text; got other bytes; export it again") from None
+        raise InputError(
+            f"cohort {folder.name}: expected cases.csv as UTF-8 text; got other bytes; save it again"
+        ) from None
     if set(columns) != set(COLUMNS):
         raise InputError(
             f"cohort {folder.name}: expected the columns {','.join(COLUMNS)} in cases.csv; got {','.join(columns)}; "
@@ -429,13 +431,13 @@ def read_cohort(folder: str | Path, *, split: str | None = None) -> list[CaseFil
     names = [c.name for c in cases]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        raise InputError(f"cohort {folder.name}: expected each name once in cases.csv; got {twice[0]} twice; rename one")
+        raise InputError(f"cohort {folder.name}: expected each name once in cases.csv; got {twice[0]} twice; rename")
     chosen = [c for c in cases if split is None or c.split == split]
     if not chosen:
         splits = ", ".join(sorted({c.split for c in cases if c.split})) or "none"
         raise InputError(
-            f"cohort {folder.name}: expected cases{f' of split {split}' if split else ''}; got none (splits: {splits}); "
-            "choose another split"
+            f"cohort {folder.name}: expected cases{f' of split {split}' if split else ''}; got none "
+            f"(splits: {splits}); choose another split"
         )
     return chosen
 
@@ -454,8 +456,8 @@ def _row(folder: Path, row: dict[str, str]) -> CaseFiles:
     if missing or paths["image"] is None or not row["name"]:
         came = missing[0].name if missing else "an empty cell"
         raise InputError(
-            f"cohort {folder.name}: expected the files of {name}; got none for {came}; make the cohort again or correct "
-            "cases.csv"
+            f"cohort {folder.name}: expected the files of {name}; got none for {came}; make the cohort again or "
+            "correct cases.csv"
         )
     return CaseFiles(row["name"], row["patient"], visit, days, row["split"], **paths)  # type: ignore[arg-type]
 
@@ -467,18 +469,20 @@ def write_cohort(folder: str | Path, cases: Sequence[CaseFiles]) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         for case in cases:
-            values = (getattr(case, column) for column in COLUMNS)
-            writer.writerow([Path(os.path.relpath(v, folder)).as_posix() if isinstance(v, Path) else "" if v is None else v
-                             for v in values])  # fmt: skip
+            writer.writerow([_cell(getattr(case, column), folder) for column in COLUMNS])
 
 
-def write_case(
-    folder: str | Path, case: Case, *, split: str = "", days: int = 0, dtype: str = "int16"
-) -> CaseFiles:
-    """Write the volumes of ``case`` into ``folder`` as ``<name>_<what>.nii.gz`` and return their row (:func:`write_cohort`).
+def _cell(value: object, folder: Path) -> object:
+    if isinstance(value, Path):
+        return Path(os.path.relpath(value, folder)).as_posix()
+    return "" if value is None else value
+
+
+def write_case(folder: str | Path, case: Case, *, split: str = "", days: int = 0, dtype: str = "int16") -> CaseFiles:
+    """Write the volumes of ``case`` into ``folder`` as ``<name>_<what>.nii.gz``; returns their row for ``cases.csv``.
 
     dtype: "int16" stores image and prior as integers with one factor per volume (scl_slope; error at most half of
-    1/32767 of the brightest value; exact 0 stays exact 0), "float32" stores them as they are. Equal cases give equal bytes.
+    1/32767 of the brightest value; exact 0 stays exact 0), "float32" stores them as they are. Equal cases, equal bytes.
     """
     if dtype not in ("int16", "float32"):
         raise InputError(f"write_case: expected dtype int16 or float32; got {dtype!r}; choose one of those")
