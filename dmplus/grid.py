@@ -203,7 +203,7 @@ def _apply(array: np.ndarray, matrices: list[np.ndarray | None]) -> np.ndarray:
 
 
 def _coverage(n_out: int, n_in: int, edge_out: float, edge_in: float) -> np.ndarray:
-    """Matrix (n_out, n_in): share of each output voxel that an input voxel covers; the nearest one for finer outputs."""
+    """Matrix (n_out, n_in): share of each output voxel that an input voxel covers; nearest for finer outputs."""
     centre = (np.arange(n_out) + 0.5) * edge_out / edge_in - 0.5
     if edge_out <= edge_in:
         nearest = np.clip(np.floor(centre + 0.5).astype(int), 0, n_in - 1)
