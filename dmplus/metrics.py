@@ -1,390 +1,382 @@
-"""Lesion-wise metrics: one contingency table that every matching rule, count, curve, interval and Dice reads.
+"""Lesion-wise numbers: rows per lesion, and what is computed from them alone, with intervals.
 
-Both masks are labelled once (:func:`label_lesions`); one ``bincount`` gives N[i, j], the voxels that lesion i and blob j
-share (:func:`contingency`). A *lesion* is a connected component of the reference, a *blob* one of the prediction. A
-:class:`Matching` names the rule; :func:`match_lesions` counts, :func:`explain` says which pair was matched and why,
-:func:`lesion_table` gives the rows from which :func:`summarise` computes every number with its interval.
-
-Every threshold is read as ``>=``, overlaps in float64. Huang et al. 2022 (section II.E.3) count metastases but state
-neither overlap criterion nor connectivity; ``any_overlap`` with 26-connectivity is our reading of their text.
+:func:`match_lesions` counts one volume under a stated rule (:mod:`dmplus.matching`). :func:`lesion_table` writes one
+row per reference lesion and per false positive, and :func:`summarise` turns rows into sensitivity, precision, false
+positives per volume and mDSC, in all and by lesion size, each with a 95 % interval from resampling patients.
+:func:`evaluate_cases` and :func:`evaluate` do this for a whole cohort. Curves over thresholds: :mod:`dmplus.curves`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-import cc3d
 import numpy as np
 import pandas as pd
-from scipy import ndimage, optimize
 
-from dmplus.runtime import InputError, rng
+from dmplus.matching import (
+    LesionCounts,
+    Matching,
+    Spacing,
+    compare,
+    contingency,
+    count,
+    decide,
+    explain,
+    label_lesions,
+    match_lesions,
+)
+from dmplus.runtime import InputError, Progress, rng
+from dmplus.volume import Case, Grid, check_frame, read_cohort, read_image, read_label
 
-RULES = ("any_overlap", "iou", "dice", "one_to_one")
-STRATA = ("<0.1 cm3", ">=0.1 cm3")  #: lesions below and from 0.1 cm³ (100 mm³, about 6 mm across): section II.E.1
-BOUNDARY_MM3 = 100.0
+__all__ = [
+    "BOUNDARY_MM3",
+    "STRATA",
+    "LesionCounts",
+    "Matching",
+    "contingency",
+    "count",
+    "evaluate",
+    "evaluate_cases",
+    "explain",
+    "label_lesions",
+    "lesion_table",
+    "match_lesions",
+    "percentiles",
+    "ratios",
+    "resample",
+    "stratum",
+    "summarise",
+]
 
-Spacing = tuple[float, float, float]  #: voxel edge lengths in mm
+BOUNDARY_MM3 = 100.0  #: 0.1 cm³, about 6 mm across: the paper's small metastases lie below (section II.E.1)
+STRATA = ("<0.1 cm3", ">=0.1 cm3")
+COLUMNS = ("case", "kind", "id", "volume_mm3", "stratum", "found", "blobs", "dice", "peak_probability", "x", "y", "z")
 
 
-# ------------------------------------------------------------------------------------------- the table
-def label_lesions(mask: np.ndarray, *, connectivity: int = 26) -> tuple[np.ndarray, int]:
-    """Number the connected components of a mask: (X, Y, Z) bool or 0/1 → (int32 (X, Y, Z), count); 0 is background.
+def stratum(volume_mm3: np.ndarray | float) -> np.ndarray:
+    """Name the size stratum of each volume in mm³: below 0.1 cm³, or from 0.1 cm³ on.
 
-    connectivity: 6 (faces), 18 (and edges) or 26 (and corners). An empty mask gives (zeros, 0). Raises InputError for
-    an array that is not 3-D or holds other values than 0 and 1 (threshold a probability map first).
-
-    >>> label_lesions(np.eye(3)[None])[1], label_lesions(np.eye(3)[None], connectivity=6)[1]
-    (1, 3)
+    >>> stratum([99.9, 100.0]).tolist()
+    ['<0.1 cm3', '>=0.1 cm3']
     """
-    if connectivity not in (6, 18, 26):
-        raise InputError(f"expected connectivity 6, 18 or 26; got {connectivity!r}; choose one of those")
-    binary = np.ascontiguousarray(_binary(mask), dtype=np.uint8)
-    if binary.size == 0:
-        return np.zeros(binary.shape, np.int32), 0
-    labels, count = cc3d.connected_components(binary, connectivity=connectivity, return_N=True, binary_image=True)
-    return np.ascontiguousarray(labels, dtype=np.int32), int(count)
+    return np.where(np.asarray(volume_mm3, float) >= BOUNDARY_MM3, STRATA[1], STRATA[0]).astype(object)
 
 
-def _binary(mask: np.ndarray) -> np.ndarray:
-    mask = np.asarray(mask)
-    if mask.ndim != 3:
-        raise InputError(f"expected a 3-D mask (X, Y, Z); got shape {mask.shape}; pass one volume at a time")
-    if mask.dtype == bool:
-        return mask
-    binary = mask == 1
-    if not (binary | (mask == 0)).all():
-        raise InputError(f"expected a mask of 0 and 1; got values up to {mask.max()}; threshold it first (map >= 0.5)")
-    return binary
-
-
-def contingency(ref_labels: np.ndarray, pred_labels: np.ndarray) -> np.ndarray:
-    """Voxels shared by each lesion and each blob: two label volumes of one shape → int64 (n_ref + 1, n_pred + 1).
-
-    Row 0 and column 0 are background, so row sums are lesion sizes and column sums blob sizes, in voxels. Two volumes
-    without labels give a 1×1 table. Raises InputError if the shapes differ.
-
-    >>> contingency(np.array([[[1, 1, 0, 2]]]), np.array([[[0, 1, 1, 0]]])).tolist()
-    [[0, 1], [1, 1], [1, 0]]
-    """
-    if ref_labels.shape != pred_labels.shape:
-        raise InputError(
-            f"expected reference and prediction of one shape; got {ref_labels.shape} and {pred_labels.shape}; "
-            "bring the prediction to the reference's grid"
-        )
-    n_ref, n_pred = int(ref_labels.max(initial=0)), int(pred_labels.max(initial=0))
-    keys = ref_labels.ravel().astype(np.int64) * (n_pred + 1) + pred_labels.ravel()
-    return np.bincount(keys, minlength=(n_ref + 1) * (n_pred + 1)).reshape(n_ref + 1, n_pred + 1)
-
-
-def _dilated(ref: np.ndarray, pred: np.ndarray, shape: tuple[int, int], spacing: Spacing, mm: float) -> np.ndarray:
-    """The same table with each lesion grown by ``mm``, in its own bounding box: grown lesions may share voxels."""
-    table = np.zeros(shape, np.int64)
-    reach = [int(np.ceil(mm / s)) for s in spacing]
-    for lesion, box in enumerate(ndimage.find_objects(ref), start=1):
-        near = tuple(slice(max(b.start - r, 0), b.stop + r) for b, r in zip(box, reach, strict=True))
-        grown = ndimage.distance_transform_edt(ref[near] != lesion, sampling=spacing) <= mm + 1e-6
-        table[lesion] = np.bincount(pred[near][grown], minlength=shape[1])
-    return table
-
-
-# ------------------------------------------------------------------------------------------- the rules
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Matching:
-    """How lesions and blobs are paired: every choice that changes a count, in one place.
-
-    >>> str(Matching(rule="iou", min_overlap=0.5))
-    'iou >= 0.5, 26-connected'
-    """
-
-    rule: str = "any_overlap"
-    """``any_overlap``: a shared voxel, many to many. ``iou``, ``dice``: that score >= min_overlap, many to many.
-    ``one_to_one``: among pairs with IoU >= min_overlap (None: a shared voxel), as many disjoint pairs as possible,
-    then the largest sum of IoU."""
-    connectivity: int = 26
-    min_overlap: float | None = None  #: in (0, 1]; needed by iou and dice, optional for one_to_one
-    dilation_mm: float = 0.0  #: lesions grow by this distance before they are compared (never for mDSC's intersections)
-    min_volume_mm3: float = 0.0
-    """Smaller *lesions* are ignored: neither found nor missed; a blob that hits only such lesions is neither true nor
-    false. Matching comes first, so an exact hit on a small lesion is never a false positive."""
-    unmatched: str = "fp"  #: one_to_one: a blob that overlaps enough but lost its lesion to another is "fp" or "ignore"
-
-    def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise InputError(f"expected a rule of {', '.join(RULES)}; got {self.rule!r}; choose one of those")
-        if self.connectivity not in (6, 18, 26):
-            raise InputError(f"expected connectivity 6, 18 or 26; got {self.connectivity!r}; choose one of those")
-        if self.unmatched not in ("fp", "ignore"):
-            raise InputError(f"expected unmatched 'fp' or 'ignore'; got {self.unmatched!r}; choose one of those")
-        if self.rule == "any_overlap" and self.min_overlap is not None:
-            raise InputError(
-                f"any_overlap expects no min_overlap; got {self.min_overlap}; use rule iou, dice or one_to_one"
-            )
-        if self.rule in ("iou", "dice") and self.min_overlap is None:
-            raise InputError(f"rule {self.rule} expects a min_overlap in (0, 1]; got none; give one, for example 0.5")
-        if self.min_overlap is not None and not 0 < self.min_overlap <= 1:
-            raise InputError(f"expected min_overlap in (0, 1]; got {self.min_overlap}; give a fraction")
-        for name in ("dilation_mm", "min_volume_mm3"):
-            if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise InputError(f"expected {name} >= 0; got {getattr(self, name)}; 0 switches it off")
-
-    def __str__(self) -> str:
-        parts = [self.rule.replace("_", " ") + ("" if self.min_overlap is None else f" >= {self.min_overlap:g}")]
-        parts[0] = parts[0].replace("one to one >=", "one to one, iou >=")
-        parts.append(f"{self.connectivity}-connected")
-        parts += [f"lesions dilated by {self.dilation_mm:g} mm"] if self.dilation_mm else []
-        parts += [f"lesions < {self.min_volume_mm3:g} mm3 ignored"] if self.min_volume_mm3 else []
-        parts += ["unmatched overlapping blobs ignored"] if self.unmatched == "ignore" else []
-        return ", ".join(parts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pairs:
-    """Sizes of all lesions and blobs, and the pairs that touch (share a voxel, after dilation where asked for)."""
-
-    lesion_voxels: np.ndarray  #: (n_ref,)
-    blob_voxels: np.ndarray  #: (n_pred,)
-    voxel_mm3: float
-    lesion: np.ndarray  #: (pairs,) index of the lesion, from 0
-    blob: np.ndarray  #: (pairs,) index of the blob, from 0
-    shared: np.ndarray  #: (pairs,) voxels shared, before dilation
-    iou: np.ndarray  #: (pairs,) of the dilated lesion and the blob
-    dice: np.ndarray  #: (pairs,) of the dilated lesion and the blob
-
-    @property
-    def lesion_mm3(self) -> np.ndarray:
-        return _mm3(self.lesion_voxels, self.voxel_mm3)
-
-    @property
-    def blob_mm3(self) -> np.ndarray:
-        return _mm3(self.blob_voxels, self.voxel_mm3)
-
-
-def _mm3(voxels: np.ndarray, voxel_mm3: float) -> np.ndarray:
-    # affines are stored in float32: rounding keeps 100 voxels of 0.9999999 mm³ at 100 mm³, on the right side of >=
-    return np.round(voxels * voxel_mm3, 4)
-
-
-def touching_pairs(ref_labels: np.ndarray, pred_labels: np.ndarray, *, spacing: Spacing, dilation_mm: float = 0.0) -> Pairs:
-    """The touching pairs of two label volumes (X, Y, Z), with overlap, IoU and Dice of each; spacing in mm."""
-    if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise InputError(f"expected spacing as three lengths in mm above 0; got {spacing}; take it from the affine")
-    table = contingency(ref_labels, pred_labels)
-    compared = _dilated(ref_labels, pred_labels, table.shape, spacing, dilation_mm) if dilation_mm else table
-    lesion, blob = np.nonzero(compared[1:, 1:])
-    lesion_voxels, blob_voxels = table.sum(axis=1)[1:], table.sum(axis=0)[1:]
-    overlap = compared[1:, 1:][lesion, blob].astype(np.float64)
-    both = compared.sum(axis=1)[1:][lesion] + blob_voxels[blob]
-    return Pairs(
-        lesion_voxels=lesion_voxels,
-        blob_voxels=blob_voxels,
-        voxel_mm3=float(np.prod(np.asarray(spacing, np.float64))),
-        lesion=lesion,
-        blob=blob,
-        shared=table[1:, 1:][lesion, blob],
-        iou=overlap / (both - overlap),
-        dice=2 * overlap / both,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What a rule makes of :class:`Pairs`: one boolean per pair, lesion or blob, and the Dice of each lesion."""
-
-    enough: np.ndarray  #: (pairs,) the pair overlaps enough
-    matched: np.ndarray  #: (pairs,) the pair is a match
-    small: np.ndarray  #: (n_ref,) lesion below min_volume_mm3: ignored
-    found: np.ndarray  #: (n_ref,) true positive lesion
-    missed: np.ndarray  #: (n_ref,) false negative lesion
-    hit: np.ndarray  #: (n_pred,) true positive blob
-    false: np.ndarray  #: (n_pred,) false positive blob
-    ignored: np.ndarray  #: (n_pred,) blob that counts as neither
-    dice: np.ndarray  #: (n_ref,) Dice of a lesion with the union of the blobs that touch it; 0 where none does
-
-
-def decide(pairs: Pairs, matching: Matching, *, keep: np.ndarray | None = None) -> Verdict:
-    """Apply a rule to touching pairs; ``keep`` (n_pred,) bool leaves out blobs, as if they had not been predicted."""
-    n_ref, n_pred = len(pairs.lesion_voxels), len(pairs.blob_voxels)
-    keep = np.ones(n_pred, bool) if keep is None else keep
-    touching = keep[pairs.blob]
-    score = pairs.dice if matching.rule == "dice" else pairs.iou
-    enough = touching if matching.min_overlap is None else touching & (score >= matching.min_overlap)
-    small = pairs.lesion_mm3 < matching.min_volume_mm3
-    counts = ~small[pairs.lesion]
-    # one to one: a small lesion, ignored anyway, must not take a blob away from a lesion that counts
-    matched = _one_to_one(pairs, enough & counts) if matching.rule == "one_to_one" else enough
-    found = _any(pairs.lesion, matched & counts, n_ref)
-    hit = _any(pairs.blob, matched & counts, n_pred)
-    excused = enough if matching.unmatched == "ignore" else enough & ~counts
-    ignored = keep & ~hit & _any(pairs.blob, excused, n_pred)
-    shared = np.bincount(pairs.lesion, pairs.shared * touching, minlength=n_ref)
-    blobs = np.bincount(pairs.lesion, pairs.blob_voxels[pairs.blob] * touching, minlength=n_ref)
-    return Verdict(
-        enough=enough,
-        matched=matched,
-        small=small,
-        found=found,
-        missed=~found & ~small,
-        hit=hit,
-        false=keep & ~hit & ~ignored,
-        ignored=ignored,
-        dice=2 * shared / (pairs.lesion_voxels + blobs),
-    )
-
-
-def _any(index: np.ndarray, true: np.ndarray, n: int) -> np.ndarray:
-    out = np.zeros(n, bool)
-    out[index[true]] = True
-    return out
-
-
-def _one_to_one(pairs: Pairs, allowed: np.ndarray) -> np.ndarray:
-    """Maximum number of disjoint pairs, then maximum sum of IoU (case 18 tells it from the sum alone)."""
-    matched = np.zeros(len(allowed), bool)
-    which = np.flatnonzero(allowed)
-    if which.size == 0:
-        return matched
-    lesions, row = np.unique(pairs.lesion[which], return_inverse=True)
-    blobs, column = np.unique(pairs.blob[which], return_inverse=True)
-    weight = np.zeros((lesions.size, blobs.size))
-    # one more pair is worth more than all the IoU there can be, whatever is given up for it
-    weight[row, column] = min(weight.shape) + 1 + pairs.iou[which]
-    chosen = np.zeros(weight.shape, bool)
-    chosen[optimize.linear_sum_assignment(weight, maximize=True)] = True
-    matched[which] = chosen[row, column]
-    return matched
-
-
-# ------------------------------------------------------------------------------------------ the counts
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LesionCounts:
-    """Counts of one volume, or of several added with ``+``, and the rule that produced them.
-
-    Two invariants: tp_ref + fn + ignored_ref = n_ref and tp_pred + fp + ignored_pred = n_pred. A ratio without a
-    denominator is NaN, never 0 or 1 by convention.
-    """
-
-    tp_ref: int  #: lesions found
-    tp_pred: int  #: blobs that hit a lesion: under a many-to-many rule another number than tp_ref
-    fp: int  #: blobs that hit none
-    fn: int  #: lesions missed
-    dice_sum: float = 0.0  #: sum of the Dice of the found lesions, so that pooled mDSC weighs lesions, not volumes
-    ignored_ref: int = 0
-    ignored_pred: int = 0
-    volumes: int = 1
-    rule: str = "any_overlap"
-    connectivity: int = 26
-    min_overlap: float | None = None
-    dilation_mm: float = 0.0
-    min_volume_mm3: float = 0.0
-    unmatched: str = "fp"
-    spacing: Spacing | None = None  #: mm; None once volumes of different spacing were added
-
-    @property
-    def n_ref(self) -> int:
-        return self.tp_ref + self.fn + self.ignored_ref
-
-    @property
-    def n_pred(self) -> int:
-        return self.tp_pred + self.fp + self.ignored_pred
-
-    @property
-    def sensitivity(self) -> float:
-        """tp_ref / (tp_ref + fn)."""
-        return _ratio(self.tp_ref, self.tp_ref + self.fn)
-
-    @property
-    def precision(self) -> float:
-        """tp_pred / (tp_pred + fp): the share of blobs that hit a lesion."""
-        return _ratio(self.tp_pred, self.tp_pred + self.fp)
-
-    @property
-    def precision_paper(self) -> float:
-        """tp_ref / (tp_ref + fp): lesions over lesions and blobs, as Table 1 of Huang et al. 2022 (263/(263 + 247))."""
-        return _ratio(self.tp_ref, self.tp_ref + self.fp)
-
-    @property
-    def fp_per_volume(self) -> float:
-        """False positives per volume ("per patient" in the paper divides by volumes: 247/103)."""
-        return _ratio(self.fp, self.volumes)
-
-    @property
-    def mdsc(self) -> float:
-        """Mean over found lesions of the Dice between lesion and union of the blobs that touch it (our reading)."""
-        return _ratio(self.dice_sum, self.tp_ref)
-
-    def __add__(self, other: LesionCounts) -> LesionCounts:
-        if not isinstance(other, LesionCounts):
-            return NotImplemented
-        added = ("tp_ref", "tp_pred", "fp", "fn", "dice_sum", "ignored_ref", "ignored_pred", "volumes")
-        new = {name: getattr(self, name) + getattr(other, name) for name in added}
-        for name in (f.name for f in dataclasses.fields(Matching)):
-            if getattr(self, name) != getattr(other, name):
-                raise InputError(
-                    f"expected counts of one matching rule; got {name} {getattr(self, name)} and "
-                    f"{getattr(other, name)}; match all volumes in the same way before adding"
-                )
-        return dataclasses.replace(self, **new, spacing=self.spacing if self.spacing == other.spacing else None)
-
-    def __radd__(self, other: int) -> LesionCounts:
-        return self if other == 0 else NotImplemented  # lets sum() start from its 0
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    return float(numerator / denominator) if denominator else float("nan")
-
-
-def match_lesions(
+# -------------------------------------------------------------------------------------------- the rows
+def lesion_table(
+    case_name: str,
     reference: np.ndarray,
     predicted: np.ndarray,
     *,
     spacing: Spacing = (1.0, 1.0, 1.0),
-    rule: str = "any_overlap",
-    connectivity: int = 26,
-    min_overlap: float | None = None,
-    dilation_mm: float = 0.0,
-    min_volume_mm3: float = 0.0,
-    unmatched: str = "fp",
-) -> LesionCounts:
-    """Count found and missed lesions and false blobs of one volume: two (X, Y, Z) masks → :class:`LesionCounts`.
+    probability: np.ndarray | None = None,
+    matching: Matching = Matching(),  # noqa: B008 (frozen)
+) -> pd.DataFrame:
+    """One row per reference lesion and per false positive blob of one volume; two (X, Y, Z) masks, spacing in mm.
 
-    spacing: mm. The other arguments are the fields of :class:`Matching`. No lesion: sensitivity is NaN; no blob:
-    precision is NaN. Raises InputError for shapes that differ, masks beyond 0/1 and rules that do not exist.
+    Columns: case; kind ("lesion", "false positive", or "ignored lesion" below ``matching.min_volume_mm3``); id (the
+    number in :func:`label_lesions` of its mask); volume_mm3; stratum; found (False for a false positive); blobs
+    (true positive blobs credited to this lesion: each blob to the matched lesion it shares most voxels with, so that
+    the column adds up to tp_pred and a blob has one stratum); dice (of a found lesion with the union of the blobs that
+    touch it, else NaN); peak_probability (highest value of ``probability`` inside the lesion or blob, NaN without a
+    map); x, y, z (centre in voxels). Nothing anywhere gives a table without rows. Raises InputError as
+    :func:`match_lesions`, and if ``probability`` has another shape.
 
-    >>> reference = np.zeros((8, 8, 8), bool); reference[1:4, 1:4, 1:4] = True
-    >>> predicted = np.roll(reference, 1, axis=0); predicted[7, 7, 7] = True
-    >>> counts = match_lesions(reference, predicted)
-    >>> counts.tp_ref, counts.fp, counts.fn, round(counts.mdsc, 3)
-    (1, 1, 0, 0.667)
-    >>> match_lesions(reference, predicted, rule="iou", min_overlap=0.6).tp_ref
-    0
+    >>> reference, predicted = np.zeros((2, 9, 3, 3), bool)
+    >>> reference[:3] = True; predicted[2:4] = True; predicted[8] = True
+    >>> lesion_table("p1", reference, predicted)[["kind", "volume_mm3", "found", "dice", "x"]].values.tolist()
+    [['lesion', 27.0, True, 0.4, 1.0], ['false positive', 9.0, False, nan, 8.0]]
     """
-    matching = Matching(
-        rule=rule,
-        connectivity=connectivity,
-        min_overlap=min_overlap,
-        dilation_mm=dilation_mm,
-        min_volume_mm3=min_volume_mm3,
-        unmatched=unmatched,
+    if probability is not None and probability.shape != reference.shape:
+        raise InputError(
+            f"case {case_name}: expected a probability map of shape {reference.shape}; got {probability.shape}; "
+            "bring it to the reference's grid"
+        )
+    pairs, ref_labels, pred_labels = compare(reference, predicted, matching, spacing=spacing)
+    verdict = decide(pairs, matching)
+
+    match = verdict.matched & verdict.found[pairs.lesion]
+    order = np.flatnonzero(match)[np.lexsort((pairs.lesion[match], -pairs.shared[match], pairs.blob[match]))]
+    first = np.unique(pairs.blob[order], return_index=True)[1]  # of each blob, the lesion with the most shared voxels
+    credited = np.bincount(pairs.lesion[order[first]], minlength=len(pairs.lesion_mm3))
+
+    centre, peak = _places(ref_labels, probability)
+    lesions = pd.DataFrame(
+        {
+            "kind": np.where(verdict.small, "ignored lesion", "lesion").astype(object),
+            "id": np.arange(1, len(centre) + 1),
+            "volume_mm3": pairs.lesion_mm3,
+            "found": verdict.found,
+            "blobs": credited,
+            "dice": np.where(verdict.found, verdict.dice, np.nan),
+            "peak_probability": peak,
+            **dict(zip("xyz", centre.T, strict=True)),
+        }
     )
-    spacing = tuple(float(s) for s in spacing)  # type: ignore[assignment]
-    ref_labels, _ = label_lesions(reference, connectivity=connectivity)
-    pred_labels, _ = label_lesions(predicted, connectivity=connectivity)
-    pairs = touching_pairs(ref_labels, pred_labels, spacing=spacing, dilation_mm=dilation_mm)
-    return count(decide(pairs, matching), matching, spacing=spacing)
+    centre, peak = _places(pred_labels, probability)
+    false = np.flatnonzero(verdict.false)
+    blobs = pd.DataFrame(
+        {
+            "kind": np.full(false.size, "false positive", object),
+            "id": false + 1,
+            "volume_mm3": pairs.blob_mm3[false],
+            "found": np.zeros(false.size, bool),
+            "blobs": np.zeros(false.size, int),
+            "dice": np.full(false.size, np.nan),
+            "peak_probability": peak[false],
+            **dict(zip("xyz", centre[false].T, strict=True)),
+        }
+    )
+    table = pd.concat([lesions, blobs], ignore_index=True)
+    table["case"] = pd.Series(case_name, index=table.index, dtype=object)
+    table["stratum"] = stratum(table["volume_mm3"])
+    return table[list(COLUMNS)]
 
 
-def count(verdict: Verdict, matching: Matching, *, spacing: Spacing | None = None) -> LesionCounts:
-    """Add a verdict up to :class:`LesionCounts` of one volume."""
-    return LesionCounts(
-        tp_ref=int(verdict.found.sum()),
-        tp_pred=int(verdict.hit.sum()),
-        fp=int(verdict.false.sum()),
-        fn=int(verdict.missed.sum()),
-        dice_sum=float(verdict.dice[verdict.found].sum()),
-        ignored_ref=int(verdict.small.sum()),
-        ignored_pred=int(verdict.ignored.sum()),
-        spacing=spacing,
-        **dataclasses.asdict(matching),
+def _places(labels: np.ndarray, probability: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Centre (n, 3) in voxels and highest probability (n,) of each label."""
+    where = np.nonzero(labels)
+    index = labels[where] - 1
+    n = int(index.max(initial=-1)) + 1
+    size = np.bincount(index, minlength=n)
+    centre = np.stack([np.bincount(index, axis, minlength=n) / size for axis in where], axis=1).reshape(n, 3)
+    peak = np.full(n, np.nan)
+    if probability is not None:
+        peak[:] = -np.inf
+        np.maximum.at(peak, index, probability[where])
+    return centre, peak
+
+
+# --------------------------------------------------------------------------------------- the summaries
+def resample(counts: np.ndarray, *, seed: int = 0, resamples: int = 2000) -> np.ndarray:
+    """Sums over patients drawn with replacement: counts (patients, ...) → (resamples, ...).
+
+    The draws depend on ``seed`` and the number of patients alone: two models evaluated on the same patients in the same
+    order are resampled alike, so a difference or ratio of their sums is a paired comparison.
+
+    >>> resample(np.array([[1, 10], [1, 20]]), resamples=3)[:, 0].tolist()
+    [2.0, 2.0, 2.0]
+    """
+    counts = np.asarray(counts, np.float64)
+    n = counts.shape[0]
+    if n == 0:
+        raise InputError("expected counts of at least one patient; got none; check the list of cases")
+    times = rng(seed, "bootstrap").multinomial(n, np.full(n, 1 / n), size=resamples)
+    return np.tensordot(times.astype(np.float64), counts, axes=1)
+
+
+def percentiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """2.5 and 97.5 % points along the first axis, over what is not NaN; NaN where nothing is left.
+
+    >>> [float(v) for v in percentiles(np.array([np.nan, 0.0, 1.0]))]
+    [0.025, 0.975]
+    """
+    values = np.asarray(values, float)
+    empty = np.isnan(values).all(axis=0)
+    low, high = np.nanpercentile(np.where(empty, 0.0, values), [2.5, 97.5], axis=0)
+    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+
+
+def summarise(table: pd.DataFrame, *, cases: Mapping[str, str], seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
+    """Pool rows of :func:`lesion_table` over volumes: one row for all lesions and one per size stratum.
+
+    cases: name of each evaluated volume → its patient. It sets the denominators, so that a volume without any row
+    counts. Columns: stratum, volumes, patients, lesions, tp_ref, fn, tp_pred, fp, then sensitivity, precision
+    (tp_pred), precision_paper (tp_ref), fp_per_volume and mdsc, which with fp carry ``_low`` and ``_high``: the 95 %
+    percentile interval over patients drawn with replacement. A true blob belongs to the stratum of its lesion, a false
+    one to that of its own volume. A ratio without denominator is NaN, and left out of the percentiles where it happens
+    in a resample; with one patient the interval is NaN. Where every patient agrees (sensitivity 1) the interval has no
+    width: read it with n. Raises InputError for rows of unlisted cases and for an empty list.
+
+    >>> reference, predicted = np.zeros((2, 9, 3, 3), bool)
+    >>> reference[:3] = True; predicted[2:4] = True; predicted[8] = True
+    >>> rows = lesion_table("a", reference, predicted)
+    >>> summary = summarise(rows, cases={"a": "p1", "empty": "p2"})
+    >>> summary.loc[0, ["sensitivity", "precision", "fp_per_volume", "fp_per_volume_high"]].tolist()
+    [1.0, 0.5, 0.5, 1.0]
+    """
+    unlisted = sorted(set(table["case"]) - set(cases))
+    if unlisted or not cases:
+        raise InputError(
+            f"expected the patient of each case in the table; got none for {', '.join(unlisted) or 'any'}; "
+            "list every evaluated volume"
+        )
+    patients = sorted(set(cases.values()))
+    row_of = {patient: i for i, patient in enumerate(patients)}
+    patient = np.array([row_of[cases[name]] for name in table["case"]], int)
+    lesion, false = (table["kind"] == "lesion").to_numpy(), (table["kind"] == "false positive").to_numpy()
+    found = table["found"].to_numpy(bool)
+    columns = {
+        "tp_ref": (lesion & found).astype(float),
+        "fn": (lesion & ~found).astype(float),
+        "tp_pred": np.where(lesion, table["blobs"], 0).astype(float),
+        "fp": false.astype(float),
+        "dice_sum": np.where(lesion & found, table["dice"].to_numpy(float), 0.0),
+    }
+    volumes = np.bincount([row_of[p] for p in cases.values()], minlength=len(patients))
+    names = ("all", *STRATA)
+    counts = np.zeros((len(patients), len(names), len(columns) + 1))  # (patient, stratum, count)
+    for s, name in enumerate(names):
+        inside = np.ones(len(table), bool) if s == 0 else (table["stratum"] == name).to_numpy(bool)
+        for c, values in enumerate(columns.values()):
+            counts[:, s, c] = np.bincount(patient, values * inside, minlength=len(patients))
+    counts[:, :, -1] = volumes[:, None]
+
+    total = counts.sum(axis=0)
+    point, drawn = ratios(total), ratios(resample(counts, seed=seed, resamples=resamples))
+    summary = pd.DataFrame({"stratum": names, "volumes": len(cases), "patients": len(patients)})
+    summary["lesions"] = (total[:, 0] + total[:, 1]).astype(int)
+    for c, name in enumerate(("tp_ref", "fn", "tp_pred", "fp")):
+        summary[name] = total[:, c].astype(int)
+    for name, value in point.items():
+        low, high = percentiles(drawn[name]) if len(patients) > 1 else (np.nan, np.nan)
+        summary[name] = summary["fp"] if name == "fp" else value
+        summary[name + "_low"], summary[name + "_high"] = low, high
+    return summary
+
+
+def ratios(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics of pooled counts (..., 6) = tp_ref, fn, tp_pred, fp, dice_sum, volumes; 0/0 is NaN.
+
+    >>> {name: float(v) for name, v in ratios(np.array([263.0, 15, 263, 247, 0, 103])).items()}["precision_paper"]
+    0.515686274509804
+    """
+    tp_ref, fn, tp_pred, fp, dice_sum, volumes = np.moveaxis(np.asarray(counts, float), -1, 0)
+
+    def over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+        return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), np.nan)
+
+    return {
+        "sensitivity": over(tp_ref, tp_ref + fn),
+        "precision": over(tp_pred, tp_pred + fp),
+        "precision_paper": over(tp_ref, tp_ref + fp),
+        "fp": fp,
+        "fp_per_volume": over(fp, volumes),
+        "mdsc": over(dice_sum, tp_ref),
+    }
+
+
+# ----------------------------------------------------------------------------------------- whole cohorts
+def evaluate_cases(
+    cases: Iterable[tuple[Case, np.ndarray]],
+    *,
+    threshold: float = 0.5,
+    matching: Matching = Matching(),  # noqa: B008 (frozen)
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows and summary of labelled cases, each with a predicted mask or probability map (X, Y, Z) of its shape.
+
+    A voxel is predicted where the map is >= threshold (0.5 in the paper). Returns the rows of :func:`lesion_table` with
+    a column ``patient`` (the case's name where no patient is given), and :func:`summarise` with the columns
+    ``threshold`` and ``matching``. Cases are read one by one, so a generator keeps memory small. Raises InputError for
+    a case without label, a map of another shape or beyond 0..1, a name that comes twice and an empty list.
+
+    >>> label = np.zeros((8, 8, 8), np.uint8); label[2:5, 2:5, 2:5] = 1
+    >>> case = Case(name="a", patient="p", image=label * 1.0, mask=label > 0, label=label)
+    >>> rows, summary = evaluate_cases([(case, label * 0.9)])
+    >>> rows.loc[0, ["patient", "found", "peak_probability"]].tolist(), summary.loc[0, "matching"]
+    (['p', True, 0.9], 'any overlap, 26-connected')
+    """
+    tables: list[pd.DataFrame] = []
+    patients: dict[str, str] = {}
+    for case, predicted in cases:
+        if case.label is None:
+            raise InputError(f"case {case.name}: expected a reference label; got none; evaluate labelled cases only")
+        if case.name in patients:
+            raise InputError(f"expected each case once; got {case.name} twice; give every volume its own name")
+        patients[case.name] = case.patient or case.name
+        tables.append(_rows(case.name, case.label, predicted, case.spacing, threshold, matching))
+    return _finish(tables, patients, threshold, matching, seed)
+
+
+def evaluate(
+    cohort: str | Path,
+    predictions: str | Path,
+    *,
+    split: str | None = None,
+    threshold: float = 0.5,
+    matching: Matching = Matching(),  # noqa: B008 (frozen)
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Evaluate a folder of predictions ``<name>.nii.gz`` (or .nii) against a cohort folder: (rows, summary).
+
+    A prediction is a 0/1 mask or a probability map on the grid of its case's image. Lesions are compared on that native
+    grid, with its spacing, so that no label is resampled. split: "train", "validation", "test" or None for all. See
+    :func:`evaluate_cases` for what comes back. Raises InputError, naming the case, for a missing prediction or label, a
+    prediction on another grid and values beyond 0..1; all are looked for before anything is computed.
+
+    >>> evaluate("no/such/cohort", "predictions")
+    Traceback (most recent call last):
+    dmplus.runtime.InputError: cohort cohort: expected a folder with cases.csv; got none; make one with `dmplus synth`
+    """
+    listed = read_cohort(cohort, split=split)
+    found: list[Path] = []
+    for files in listed:
+        names = [Path(predictions) / f"{files.name}{ending}" for ending in (".nii.gz", ".nii")]
+        there = [path for path in names if path.is_file()]
+        if not there:
+            raise InputError(
+                f"case {files.name}: expected a prediction {names[0].name} in {Path(predictions).name}; got none; "
+                "predict every case of the cohort, or choose a split"
+            )
+        if files.label is None:
+            raise InputError(f"case {files.name}: expected a reference label; got none; evaluate labelled cases only")
+        found.append(there[0])
+    shown = Progress(len(listed), "evaluating") if progress else None
+    tables: list[pd.DataFrame] = []
+    for files, path in zip(listed, found, strict=True):
+        image, affine = read_image(files.image)
+        grid = Grid(image.shape, affine)
+        label = read_label(files.label, like=grid)  # type: ignore[arg-type]
+        predicted = _read_prediction(path, grid)
+        tables.append(_rows(files.name, label, predicted, grid.spacing, threshold, matching))
+        if shown:
+            shown.step(note=files.name)
+    return _finish(tables, {f.name: f.patient or f.name for f in listed}, threshold, matching, seed)
+
+
+def _read_prediction(path: Path, grid: Grid) -> np.ndarray:
+    try:
+        array, affine = read_image(path, what="prediction")
+    except InputError:
+        # a scan may not be constant, a prediction may; whatever else is wrong is said by this reader as well
+        return read_label(path, like=grid, what="prediction")
+    check_frame(path, array.shape, affine, like=grid, what="prediction")
+    return array
+
+
+def _rows(
+    name: str, label: np.ndarray, predicted: np.ndarray, spacing: Spacing, threshold: float, matching: Matching
+) -> pd.DataFrame:
+    if not 0 < threshold <= 1:
+        raise InputError(f"expected a threshold in (0, 1]; got {threshold}; 0.5 is the paper's")
+    if predicted.shape != label.shape:
+        raise InputError(
+            f"case {name}: expected a prediction of shape {label.shape}; got {predicted.shape}; "
+            "bring it to the grid of the label"
+        )
+    # written so that NaN fails as well
+    if predicted.size and not (predicted.min() >= 0 and predicted.max() <= 1):
+        raise InputError(
+            f"case {name}: expected a 0/1 mask or probabilities in [0, 1]; got values from {predicted.min():g} to "
+            f"{predicted.max():g}; pass the probability map or the union mask"
+        )
+    mask = predicted >= float(threshold)
+    graded = predicted.dtype.kind == "f" and bool(((predicted > 0) & (predicted < 1)).any())
+    return lesion_table(
+        name, label, mask, spacing=spacing, probability=predicted if graded else None, matching=matching
     )
+
+
+def _finish(
+    tables: list[pd.DataFrame], patients: dict[str, str], threshold: float, matching: Matching, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    if not patients:
+        raise InputError("expected at least one case to evaluate; got none; check the list of cases")
+    filled = [table for table in tables if len(table)] or tables[:1]  # rows of nothing would blur the column types
+    rows = pd.concat(filled, ignore_index=True)
+    summary = summarise(rows, cases=patients, seed=seed)
+    rows.insert(1, "patient", rows["case"].map(patients).astype(object))
+    return rows, summary.assign(threshold=float(threshold), matching=str(matching))
