@@ -1,0 +1,356 @@
+"""DeepMedic and DeepMedic+ (Figure 3) from one :class:`NetworkConfig`.
+
+Tensors are (B, C, X, Y, Z). Convolutions are valid (no padding), so nine layers of 3³ see a receptive field of 19³ and a
+segment of 37³ gives an output of 19³. The current scan enters at full resolution and, as context, on grids 3 and 5
+times coarser; the earlier scan (prior) enters by a path of its own (``prior="path"``, DeepMedic+), as a second channel
+of the full-resolution path (``"channel"``), or not at all (``"none"``, DeepMedic).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dmplus.runtime import InputError, from_dict, replacing
+
+FLOAT32_TINY = 1.1754944e-38  #: the released program's epsilon in batch normalisation: in effect none
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Every choice that makes a network. The defaults are the preset ``paper``; :func:`preset` gives the others."""
+
+    prior: str = "path"  #: "none" (DeepMedic), "channel" or "path" (DeepMedic+)
+    features: tuple[int, ...] = (30, 40, 50, 60, 70, 80, 90, 100, 110)  #: channels of the 3³ layers, same in each path
+    residual_layers: tuple[int, ...] = (4, 6, 8)  #: layers (counted from 1) whose output gets the input of the one before
+    low_factors: tuple[int, ...] = (3, 5)  #: how many times coarser each low-resolution path is
+    fully_connected: tuple[int, ...] = (300, 300)  #: channels of the 1³ layers after the paths are joined
+    residual_fully_connected: tuple[int, ...] = (2,)  #: the same rule among the 1³ layers
+    dropout: tuple[float, ...] = (0.0, 0.5, 0.5)  #: rate before each 1³ layer, the classifier last
+    dropout_scaling: str = "released"  #: "released": x·keep at inference; "inverted": x/keep in training
+    low_grid: str = "released"  #: low-resolution voxel on the "released" first or the "aligned" middle voxel of its block
+    norm_epsilon: float = FLOAT32_TINY  #: added to the variance in batch normalisation
+    norm_window: int = 60  #: inference uses the mean of the last so many batch statistics
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("prior", ("none", "channel", "path")),
+            ("dropout_scaling", ("released", "inverted")),
+            ("low_grid", ("released", "aligned")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"NetworkConfig: expected {name} {' or '.join(allowed)}; got {getattr(self, name)!r}; choose one of those"
+                )
+        if len(self.dropout) != len(self.fully_connected) + 1:
+            raise InputError(
+                f"NetworkConfig: expected {len(self.fully_connected) + 1} dropout rates (one per 1³ layer and one for the "
+                f"classifier); got {len(self.dropout)}; give as many"
+            )
+
+    @property
+    def receptive_field(self) -> int:
+        """Edge of the receptive field of a full-resolution path, in voxels: 19 for nine layers."""
+        return 2 * len(self.features) + 1
+
+    @property
+    def margin(self) -> int:
+        """Voxels lost at each side between input and output: 9 for nine layers."""
+        return len(self.features)
+
+    def low_size(self, out: int, factor: int) -> int:
+        """Edge of the low-resolution input (in its own coarse voxels) for an output edge of ``out`` voxels."""
+        return math.ceil(out / factor) + self.receptive_field - 1
+
+    def low_start(self, start: int, factor: int) -> int:
+        """First full-resolution voxel of the low-resolution input for a segment that begins at voxel ``start``.
+
+        ``released``: coarse neuron j is centred on the first voxel of the block of ``factor`` output voxels that it is
+        repeated to; ``aligned``: on its middle voxel (1 and 2 voxels further for factors 3 and 5).
+        """
+        released = start + factor // 2 - ((factor - 1) // 2) * self.receptive_field
+        return released + (factor // 2 if self.low_grid == "aligned" else 0)
+
+
+def preset(name: str, *, prior: str = "path") -> NetworkConfig:
+    """``paper``: the paper and, where it is silent, the authors' release. ``quick``: 16 channels, aligned coarse grids,
+    safe epsilon, inverted dropout. ``smoke``: ``quick`` with 4 channels, for tests of the plumbing."""
+    improved: dict[str, Any] = {
+        "prior": prior,
+        "residual_fully_connected": (),  # so that a prior path can be added to a trained network (add_prior_path)
+        "dropout": (0.0, 0.25, 0.25),
+        "dropout_scaling": "inverted",
+        "low_grid": "aligned",
+        "norm_epsilon": 1e-5,
+    }
+    if name == "paper":
+        return NetworkConfig(prior=prior)
+    if name == "quick":
+        return NetworkConfig(features=(16,) * 9, fully_connected=(64, 64), **improved)
+    if name == "smoke":
+        return NetworkConfig(features=(4,) * 9, fully_connected=(16, 16), **improved)
+    raise InputError(f"network preset: expected paper, quick or smoke; got {name!r}; choose one of those")
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation whose inference statistics are the mean of the last ``window`` batches, not a moving average.
+
+    (B, C, X, Y, Z) → the same. A channel that does not vary within the batch (an absent prior, a constant image) is
+    passed on as the bias alone, with zero gradient: without an epsilon its gradient would be infinite.
+    """
+
+    def __init__(self, channels: int, epsilon: float, window: int) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("means", torch.zeros(window, channels))
+        self.register_buffer("variances", torch.ones(window, channels))
+        self.register_buffer("row", torch.zeros(1, dtype=torch.int64))  # the row that the next batch overwrites
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            mean, variance = self.means.mean(0), self.variances.mean(0)
+            varies = variance > 0
+            return F.batch_norm(x, mean, torch.where(varies, variance, 1), self.weight * varies, self.bias, eps=self.epsilon)
+        weight = self.weight
+        if self.epsilon < 1e-8:
+            with torch.no_grad():  # the price of no epsilon: one more pass to find the channels that do not vary
+                variance, mean = torch.var_mean(x.float(), (0, 2, 3, 4), correction=0)
+                varies = variance > 1e-12 * mean**2  # below: rounding noise of a constant
+            weight = weight * varies
+        y, mean, scale = torch.native_batch_norm(x, weight, self.bias, None, None, True, 0.0, self.epsilon)
+        with torch.no_grad():
+            variance = (scale**-2 - self.epsilon).clamp_min(0)  # (C,) biased; scale is 1/sqrt(variance + epsilon)
+            self.means.index_copy_(0, self.row, mean[None])
+            self.variances.index_copy_(0, self.row, variance[None])
+            self.row.copy_((self.row + 1) % len(self.means))
+        return y
+
+
+class Block(nn.Module):
+    """normalise → PReLU → dropout → convolution without bias; the first block of a path only adds a bias to the image."""
+
+    def __init__(self, config: NetworkConfig, c_in: int, c_out: int, *, kernel: int, first: bool, dropout: float) -> None:
+        super().__init__()
+        self.dropout, self.scaling = dropout, config.dropout_scaling
+        if first:
+            self.shift = nn.Parameter(torch.zeros(c_in))
+        else:
+            self.norm = BatchNorm(c_in, config.norm_epsilon, config.norm_window)
+            self.slope = nn.Parameter(torch.full((c_in,), 0.01))
+        self.conv = nn.Conv3d(c_in, c_out, kernel, bias=False)
+        nn.init.normal_(self.conv.weight, std=math.sqrt(2 / (c_in * kernel**3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if hasattr(self, "shift"):
+            x = x + self.shift.view(1, -1, 1, 1, 1)
+        else:
+            x = F.prelu(self.norm(x), self.slope.to(x.dtype))
+        if self.dropout > 0 and self.scaling == "inverted":
+            x = F.dropout(x, self.dropout, self.training)
+        elif self.dropout > 0:  # released: the mask is not rescaled in training, all values shrink at inference
+            keep = 1 - self.dropout
+            x = F.dropout(x, self.dropout, True) * keep if self.training else x * keep
+        return self.conv(x)
+
+
+class Pathway(nn.Module):
+    """Blocks in a row with residual connections over two blocks; sizes shrink by 2 per 3³ block."""
+
+    def __init__(self, blocks: Sequence[Block], residual: Sequence[int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.residual = frozenset(residual)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = x  # the input of the block before
+        for number, block in enumerate(self.blocks, 1):
+            y = block(x)
+            if number in self.residual:
+                y = _add(y, before)
+            before, x = x, y
+        return x
+
+
+def _add(y: Tensor, early: Tensor) -> Tensor:
+    """y + the centre of an earlier, larger tensor; channels beyond the smaller count are left as they are in y."""
+    start = [(n - m) // 2 for n, m in zip(early.shape[2:], y.shape[2:], strict=True)]
+    for axis, (s, m) in enumerate(zip(start, y.shape[2:], strict=True), 2):
+        early = early.narrow(axis, s, m)
+    shared = min(y.shape[1], early.shape[1])
+    if shared == y.shape[1]:
+        return y + early[:, :shared]
+    return torch.cat((y[:, :shared] + early[:, :shared], y[:, shared:]), 1)
+
+
+class DeepMedic(nn.Module):
+    """DeepMedic (``prior="none"``) and DeepMedic+ (``"path"``, ``"channel"``): Figure 3 of the paper."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = 2 if config.prior == "channel" else 1
+        self.current = self._path(channels)
+        self.prior = self._path(1) if config.prior == "path" else None
+        self.low = nn.ModuleList(self._path(1) for _ in config.low_factors)
+        paths = 1 + (self.prior is not None) + len(self.low)
+        widths = (paths * config.features[-1], *config.fully_connected, 2)
+        self.fully_connected = Pathway(
+            [
+                Block(config, c_in, c_out, kernel=1, first=False, dropout=rate)
+                for c_in, c_out, rate in zip(widths, widths[1:], config.dropout, strict=False)
+            ],
+            config.residual_fully_connected,
+        )
+        self.bias = nn.Parameter(torch.zeros(2))
+
+    def _path(self, channels: int) -> Pathway:
+        widths = (channels, *self.config.features)
+        blocks = [
+            Block(self.config, c_in, c_out, kernel=3, first=i == 0, dropout=0.0)
+            for i, (c_in, c_out) in enumerate(zip(widths, widths[1:], strict=False))
+        ]
+        return Pathway(blocks, self.config.residual_layers)
+
+    def forward(self, current: Tensor, low: Sequence[Tensor], prior: Tensor | None = None) -> Tensor:
+        """Logits (B, 2, X−18, Y−18, Z−18), background first, of segments (B, 1, X, Y, Z).
+
+        low: one (B, 1, ·, ·, ·) tensor per low-resolution factor, its edges :meth:`NetworkConfig.low_size`. prior: the
+        earlier scan like ``current``; None stands for an absent one (zeros) and is the only choice without a prior.
+        """
+        self._check(current, low, prior)
+        if self.config.prior != "none" and prior is None:
+            prior = torch.zeros_like(current)
+        x = torch.cat((current, prior), 1) if self.config.prior == "channel" else current  # type: ignore[arg-type]
+        features = [self.current(x)]  # (B, C, X−18, Y−18, Z−18)
+        if self.prior is not None:
+            features.append(self.prior(prior))  # (B, C, X−18, Y−18, Z−18)
+        out = features[0].shape[2:]
+        for factor, path, coarse in zip(self.config.low_factors, self.low, low, strict=True):
+            features.append(_upsample(path(coarse), factor, out))  # (B, C, ⌈·/f⌉ ...) → (B, C, X−18, Y−18, Z−18)
+        logits = self.fully_connected(torch.cat(features, 1))  # (B, paths·C, ...) → (B, 2, X−18, Y−18, Z−18)
+        return logits + self.bias.view(1, 2, 1, 1, 1)
+
+    def probabilities(self, current: Tensor, low: Sequence[Tensor], prior: Tensor | None = None) -> Tensor:
+        """Softmax of :meth:`forward` in float32: (B, 2, X−18, Y−18, Z−18), background first, summing to 1."""
+        return self(current, low, prior).float().softmax(1)
+
+    def _check(self, current: Tensor, low: Sequence[Tensor], prior: Tensor | None) -> None:
+        config = self.config
+        if current.ndim != 5 or current.shape[1] != 1 or min(current.shape[2:]) < config.receptive_field:
+            raise InputError(
+                f"network: expected the current scan as (B, 1, X, Y, Z) of at least {config.receptive_field} voxels an edge; "
+                f"got {tuple(current.shape)}; add batch and channel axes or pad the image"
+            )
+        if len(low) != len(config.low_factors):
+            raise InputError(f"network: expected {len(config.low_factors)} low-resolution inputs; got {len(low)}")
+        for factor, tensor in zip(config.low_factors, low, strict=True):
+            wanted = [config.low_size(n - 2 * config.margin, factor) for n in current.shape[2:]]
+            if list(tensor.shape) != [current.shape[0], 1, *wanted]:
+                raise InputError(
+                    f"network: expected a low-resolution input (factor {factor}) of shape "
+                    f"{(current.shape[0], 1, *wanted)}; got {tuple(tensor.shape)}; use sampling.segment"
+                )
+        if prior is not None and config.prior == "none":
+            raise InputError("network: expected no prior, as this network was built with prior='none'; got one; drop it")
+        if prior is not None and prior.shape != current.shape:
+            raise InputError(
+                f"network: expected a prior of the current scan's shape {tuple(current.shape)}; got {tuple(prior.shape)}"
+            )
+
+
+def _upsample(x: Tensor, factor: int, out: Sequence[int]) -> Tensor:
+    """Repeat each voxel ``factor`` times along each axis and keep the first ``out`` voxels."""
+    x = F.interpolate(x, scale_factor=factor, mode="nearest")
+    return x[:, :, : out[0], : out[1], : out[2]]
+
+
+def add_prior_path(network: DeepMedic) -> DeepMedic:
+    """A DeepMedic+ that at first computes exactly what a trained DeepMedic does: a warm start for the prior path.
+
+    The new path is a copy of the current scan's and the first 1³ layer's weights on its features start at 0. A residual
+    connection among the 1³ layers would add the new features behind these weights' back, so it is refused.
+    """
+    if network.config.prior != "none" or network.config.residual_fully_connected:
+        raise InputError(
+            "add_prior_path: expected a network with prior='none' and residual_fully_connected=(); got "
+            f"{network.config.prior!r} and {network.config.residual_fully_connected}; train the preset quick without prior first"
+        )
+    config = dataclasses.replace(network.config, prior="path")
+    grown = DeepMedic(config)
+    old, new = network.state_dict(), grown.state_dict()
+    width = config.features[-1]
+    for name, tensor in new.items():
+        source = old[name.replace("prior.", "current.", 1) if name.startswith("prior.") else name]
+        if source.shape == tensor.shape:
+            new[name] = source.clone()
+            continue
+        # the first 1³ block: its input channels are the joined paths; insert the prior's after the current scan's
+        axis = next(i for i, (a, b) in enumerate(zip(source.shape, tensor.shape, strict=True)) if a != b)
+        first, rest = source.split([width, source.shape[axis] - width], axis)
+        inserted = torch.zeros_like(first) if name.endswith("conv.weight") else first
+        new[name] = torch.cat((first, inserted, rest), axis)
+    grown.load_state_dict(new)
+    return grown.train(network.training)
+
+
+# ------------------------------------------------------------------------------------------- weights files
+SHIPPED = ("sens", "spec", "bce")  #: names of the weights inside the package
+
+
+def save(path: str | Path, network: DeepMedic, *, info: dict[str, Any] | None = None) -> None:
+    """Write weights and configuration as safetensors; ``info`` is a JSON object kept in the header (loss, alpha, ...)."""
+    header = {"dmplus": json.dumps({"network": dataclasses.asdict(network.config), "info": info or {}})}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    with replacing(path) as part:
+        safetensors.torch.save_file(tensors, part, metadata=header)
+
+
+def load(source: str | Path, *, device: str = "cpu") -> DeepMedic:
+    """The network of a weights file, or of a shipped one by name ("sens", "spec", "bce"), ready for inference."""
+    path = weights_path(source)
+    header = _header(path)
+    network = DeepMedic(from_dict(NetworkConfig, header["network"]))
+    try:
+        network.load_state_dict(safetensors.torch.load_file(path))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path.name}: expected the weights of its own configuration; they do not fit; the file is damaged") from error
+    return network.to(device).eval()
+
+
+def info(source: str | Path) -> dict[str, Any]:
+    """What a weights file says of itself: {"network": configuration, "info": loss, alpha, training ...}."""
+    return _header(weights_path(source))
+
+
+def weights_path(source: str | Path) -> Path:
+    """Path of a weights file given as a path or as the name of a shipped one."""
+    if str(source) in SHIPPED:
+        return Path(str(resources.files("dmplus") / "weights" / f"{source}.safetensors"))
+    return Path(source)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    wanted = f"expected weights saved by dmplus (.safetensors) or one of {', '.join(SHIPPED)}"
+    if not path.is_file():
+        raise InputError(f"{path.name}: {wanted}; found no such file; check the path")
+    try:
+        with safetensors.safe_open(path, "pt") as f:
+            metadata = f.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{path.name}: {wanted}; this is not a readable safetensors file; train or download it again") from error
+    if "dmplus" not in metadata:
+        raise InputError(f"{path.name}: {wanted}; this safetensors file was written by another program; use weights from dmplus train")
+    return json.loads(metadata["dmplus"])
