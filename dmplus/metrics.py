@@ -275,8 +275,8 @@ def evaluate_cases(
     >>> label = np.zeros((8, 8, 8), np.uint8); label[2:5, 2:5, 2:5] = 1
     >>> case = Case(name="a", patient="p", image=label * 1.0, mask=label > 0, label=label)
     >>> rows, summary = evaluate_cases([(case, label * 0.9)])
-    >>> rows.loc[0, ["patient", "found", "peak_probability"]].tolist(), summary.loc[0, "matching"]
-    (['p', True, 0.9], 'any overlap, 26-connected')
+    >>> rows[["patient", "found", "peak_probability"]].values.tolist(), summary.loc[0, "matching"]
+    ([['p', True, 0.9]], 'any overlap, 26-connected')
     """
     tables: list[pd.DataFrame] = []
     patients: dict[str, str] = {}
