@@ -217,7 +217,14 @@ def fp_at_sensitivity(
     return _read(sweeps, read, ("sensitivity", "fp_per_volume"), levels, seed, resamples)
 
 
-def _read(sweeps: Sweeps, read, names: tuple[str, str], at: Sequence[float], seed: int, resamples: int) -> pd.DataFrame:
+def _read(
+    sweeps: Sweeps,
+    read: Callable[[np.ndarray, float], np.ndarray],
+    names: tuple[str, str],
+    at: Sequence[float],
+    seed: int,
+    resamples: int,
+) -> pd.DataFrame:
     counts = _with_end(sweeps.counts)
     drawn = resample(counts, seed=seed, resamples=resamples) if len(sweeps.patients) > 1 else None
     rows = []
