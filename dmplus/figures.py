@@ -1,0 +1,390 @@
+"""What one looks at: slices with lesions drawn by tier, the triage page, and figures that carry their sentence.
+
+Slices are shown as a radiologist expects: the patient's right on the left of axial and coronal slices, the front on the
+left of sagittal ones. A tier is never colour alone: its outline has its own dash and its name stands in words.
+Figures are plain :class:`matplotlib.figure.Figure` objects that no global list keeps alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from dmplus.runtime import InputError, replacing
+from dmplus.triage import Triage
+from dmplus.volume import Case
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLE = Path(__file__).with_name("dmplus.mplstyle")  #: for ``matplotlib.pyplot.style.use(figures.STYLE)``
+
+#: Okabe-Ito colours that stand out on grey tissue, with the dash that says the same without colour.
+TIER_LINES: dict[str, tuple[str, str]] = {
+    "confirmed": ("#E69F00", "solid"),
+    "candidate": ("#56B4E9", "dashed"),
+    "untiered": ("#2FC79A", "solid"),
+}
+EARLIER_LINE = ("#F0E442", "dotted")  #: outlines of the earlier scan's lesions
+REFERENCE_LINE = ("#CC79A7", "dotted")  #: outlines of the reference (synthetic truth, or an expert's)
+
+PLANES = ("axial", "coronal", "sagittal")
+_AXIS = {"axial": 2, "coronal": 1, "sagittal": 0}
+_SIDES = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "S")}  # left edge, top edge
+MAX_ROWS = 30  #: lesions drawn on one triage page; further ones are counted in its footer
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The figure style of this package, for figures made inside the ``with`` block (white, large enough, dashes)."""
+    import matplotlib.style
+
+    with matplotlib.style.context(STYLE):
+        yield
+
+
+def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+    """A figure of ``width`` by ``height`` inches and its axes (rows, columns), in this package's style."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(width, height))
+        return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def png(figure: Figure, *, dpi: int = 110) -> bytes:
+    """The figure as PNG bytes on white."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    return buffer.getvalue()
+
+
+def show(figure: Figure, sentence: str, *, dpi: int = 110) -> None:
+    """Display the figure with ``sentence`` as its description, and print the sentence below it.
+
+    Most readers of a notebook lose an image's alternative text, hence the printed copy. Outside IPython only the
+    sentence is printed. Raises ``InputError`` for a description of less than 15 characters.
+    """
+    sentence = " ".join(sentence.split())
+    if len(sentence) < 15:
+        raise InputError(f"figure: expected a sentence that says what it shows; got {sentence!r}; write at least 15 characters")
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        from IPython.display import display
+
+        display(
+            {"image/png": png(figure, dpi=dpi), "text/plain": sentence},
+            raw=True,
+            metadata={"image/png": {"alt": sentence}},
+        )
+    print(textwrap.fill(sentence, 100), flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------- slices
+def plane_of(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
+    """Slice ``index`` of (X, Y, Z) in display order: rows from top to bottom, columns from left to right.
+
+    Axial (Y, X) with the front on top and the right on the left; coronal (Z, X), the right on the left; sagittal (Z, Y),
+    the front on the left. Raises ``InputError`` for an unknown plane or an index outside the volume.
+    """
+    if plane not in _AXIS:
+        raise InputError(f"slice: expected plane axial, coronal or sagittal; got {plane!r}; choose one of those")
+    n = volume.shape[_AXIS[plane]]
+    if not 0 <= index < n:
+        raise InputError(f"slice: expected an {plane} index from 0 to {n - 1}; got {index}; choose one inside the volume")
+    return np.take(volume, index, axis=_AXIS[plane])[::-1, ::-1].T
+
+
+def window(image: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """Grey levels shown as black and white: the 0.5 and 99.8 % points inside ``mask`` (of everything, if it is empty)."""
+    inside = image[mask] if mask.any() else image.ravel()
+    low, high = (float(v) for v in np.percentile(inside, [0.5, 99.8]))
+    return low, high if high > low else low + 1.0
+
+
+def draw_slice(
+    axes: Axes,
+    case: Case,
+    triage: Triage | None = None,
+    *,
+    plane: str = "axial",
+    index: int,
+    image: str = "current",
+    outlines: bool = True,
+    reference: bool = False,
+) -> None:
+    """Draw one slice on ``axes``: the current or the prior image, lesions outlined by tier (``triage`` of this case).
+
+    image: "current" or "prior" (``InputError`` if the case has none). On the prior the outlines are the earlier scan's
+    own lesions. reference: outline ``case.label`` as well. Units of the axes are voxels.
+    """
+    if image not in ("current", "prior"):
+        raise InputError(f"slice: expected image current or prior; got {image!r}; choose one of those")
+    volume = case.image if image == "current" else case.prior
+    if volume is None:
+        raise InputError(f"slice: expected a case with a prior; {case.name} has none; show its current image")
+    low, high = window(volume, case.mask)
+    axes.imshow(plane_of(volume, plane, index), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    axes.set_axis_off()
+    if outlines and triage is not None:
+        if image == "prior":
+            if triage.earlier is not None:
+                _outline(axes, plane_of(triage.earlier > 0, plane, index), EARLIER_LINE)
+        else:
+            labels = plane_of(triage.labels, plane, index)
+            for tier, line in TIER_LINES.items():
+                numbers = triage.lesions.loc[triage.lesions["tier"] == tier, "lesion"].to_numpy(int)
+                _outline(axes, np.isin(labels, numbers), line)
+    if reference and case.label is not None:
+        _outline(axes, plane_of(case.label > 0, plane, index), REFERENCE_LINE, width=1.0)
+
+
+def _outline(
+    axes: Axes, inside: np.ndarray, line: tuple[str, str], *, width: float = 1.4, extent: tuple[float, ...] | None = None
+) -> None:
+    """Draw the border of a boolean slice. ``extent``: left, right, bottom, top of the image (voxels by default)."""
+    if not inside.any():
+        return
+    rows, columns = inside.shape
+    left, right, bottom, top = extent or (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    x = left + (np.arange(-1, columns + 1) + 0.5) * (right - left) / columns
+    y = top + (np.arange(-1, rows + 1) + 0.5) * (bottom - top) / rows
+    colour, dash = line
+    # one voxel of background around it, so that a lesion cut by the border is closed
+    axes.contour(x, y, np.pad(inside, 1).astype(float), [0.5], colors=[colour], linestyles=[dash], linewidths=[width])
+
+
+def legend_lines(tiers: tuple[str, ...] = ("confirmed", "candidate"), *, earlier: bool = False, reference: bool = False) -> list:
+    """Line handles for a legend of the outlines that :func:`draw_slice` draws."""
+    from matplotlib.lines import Line2D
+
+    lines = {tier: TIER_LINES[tier] for tier in tiers}
+    if earlier:
+        lines["earlier lesion"] = EARLIER_LINE
+    if reference:
+        lines["reference"] = REFERENCE_LINE
+    return [Line2D([], [], color=colour, linestyle=dash, label=name) for name, (colour, dash) in lines.items()]
+
+
+# -------------------------------------------------------------------------------------------- the triage page
+def triage_board(case: Case, triage: Triage, *, path: str | Path | None = None) -> Figure:
+    """One page: a row per lesion, confirmed ones first, in three planes, the prior beside it, and its facts in words.
+
+    ``case`` holds raw intensities on the grid of ``triage``. At most 30 lesions are drawn, the others are counted below;
+    without any lesion the page says so over three slices. ``path``: PNG written there as a whole or not at all.
+    """
+    figure = _empty_page(case, triage) if triage.lesions.empty else _lesion_page(case, triage)
+    if path is not None:
+        with replacing(path) as part:
+            part.write_bytes(png(figure))
+    return figure
+
+
+_PANEL, _GAP, _TEXT, _HEAD, _FOOT = 1.3, 0.06, 2.75, 1.12, 0.5  # inches
+_CROP_MM = 48.0  # edge of the square around a lesion
+_NOTE = "Research and teaching only: not for clinical use. R patient's right, A front, S top."
+
+
+def _page(width: float, height: float) -> tuple[Figure, Axes]:
+    """A white page with one axes whose units are inches from the top left corner."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _freeze(axes: Axes, width: float, height: float) -> None:
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+
+
+def headline(triage: Triage) -> str:
+    """The number of lesions and tiers in words: '3 lesions: 2 confirmed, 1 candidate'."""
+    counts = triage.counts
+    n = counts["lesions"]
+    if n == 0:
+        return "No lesion found"
+    words = f"{n} lesion{'s' * (n != 1)}"
+    if triage.prob_spec is None:
+        return f"{words} (one model: no tiers)"
+    candidates = counts["candidate"]
+    return f"{words}: {counts['confirmed']} confirmed, {candidates} candidate{'s' * (candidates != 1)}"
+
+
+def _changes(case: Case, triage: Triage) -> str:
+    if case.prior is None:
+        return "No earlier scan: change unknown."
+    counts = triage.counts
+    named = [f"{counts[k]} {k}" for k in ("new", "growing", "stable", "shrinking") if counts[k]]
+    gone = counts["gone"]
+    return "Since the earlier scan: " + ", ".join([*named, f"{gone} gone"]) + "."
+
+
+def _lesion_page(case: Case, triage: Triage) -> Figure:
+    rows = triage.lesions.head(MAX_ROWS)
+    planes = 3 if case.prior is None else 6
+    width = 0.2 + _TEXT + planes * (_PANEL + _GAP) + (0.12 if planes == 6 else 0) + 0.1
+    pitch = _PANEL + 0.12
+    height = _HEAD + len(rows) * pitch + _FOOT
+    figure, axes = _page(width, height)
+    _heading(axes, case, triage, width)
+    first = 0.2 + _TEXT
+
+    def left(k: int) -> float:
+        return first + k * (_PANEL + _GAP) + (0.12 if k >= 3 else 0)
+
+    for k in range(planes):
+        name = PLANES[k % 3] + (", earlier" if k >= 3 else "")
+        axes.text(left(k) + _PANEL / 2, _HEAD - 0.07, name, ha="center", va="bottom", fontsize=9)
+    windows = [window(v, case.mask) for v in (case.image, case.prior) if v is not None]
+    half = np.maximum(np.round(_CROP_MM / 2 / np.array(case.spacing)).astype(int), 1)
+    for i, row in enumerate(rows.itertuples(index=False)):
+        top = _HEAD + i * pitch
+        _facts(axes, row, top, earlier=case.prior is not None)
+        centre = _voxel_in_lesion(triage, int(row.lesion))
+        tiers = _crop(triage.tiers, centre, half)
+        this = _crop(triage.labels == row.lesion, centre, half)
+        for k in range(planes):
+            plane, volume = PLANES[k % 3], case.image if k < 3 else case.prior
+            extent = (left(k), left(k) + _PANEL, top + _PANEL, top)
+            low, high = windows[k // 3]
+            middle = int(half[_AXIS[plane]])
+            shown = plane_of(_crop(volume, centre, half), plane, middle)
+            axes.imshow(shown, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
+            if k < 3:
+                line = TIER_LINES[row.tier]
+                _outline(axes, plane_of((tiers > 0) & ~this, plane, middle), (line[0], "dotted"), width=0.7, extent=extent)
+                _outline(axes, plane_of(this, plane, middle), line, extent=extent)
+            elif triage.earlier is not None:
+                _outline(axes, plane_of(_crop(triage.earlier > 0, centre, half), plane, middle), EARLIER_LINE, extent=extent)
+            if i == 0:
+                _sides(axes, plane, extent)
+    more = len(triage.lesions) - len(rows)
+    foot = f"{more} more lesion{'s' * (more != 1)} in lesions.csv, not drawn. " if more else ""
+    axes.text(0.2, height - 0.2, foot + _NOTE, fontsize=9, color="#333333", va="bottom")
+    _freeze(axes, width, height)
+    return figure
+
+
+def _heading(axes: Axes, case: Case, triage: Triage, width: float) -> None:
+    axes.text(0.2, 0.16, headline(triage), fontsize=14, fontweight="bold", va="top")
+    axes.text(0.2, 0.46, f"{case.name}. {_changes(case, triage)}", fontsize=9.5, va="top", color="#333333")
+    x = 0.2
+    tiers = [t for t in TIER_LINES if (triage.lesions["tier"] == t).any()]
+    lines = [(f"this lesion, {tier}", *TIER_LINES[tier]) for tier in tiers]
+    if case.prior is not None:
+        lines.append(("lesion of the earlier scan", EARLIER_LINE[0], EARLIER_LINE[1]))
+    for name, colour, dash in lines:
+        # a dark stroke behind the light colours, which are chosen for grey tissue
+        axes.plot([x, x + 0.35], [0.8, 0.8], color="#555555", lw=3.6)
+        axes.plot([x, x + 0.35], [0.8, 0.8], color=colour, ls=dash, lw=2)
+        axes.text(x + 0.42, 0.8, name, fontsize=9, va="center")
+        x += 0.62 + 0.072 * len(name)
+
+
+def _facts(axes: Axes, row: object, top: float, *, earlier: bool) -> None:
+    """Number, tier, volume, peak probability, place and change of one lesion, in words."""
+    axes.text(0.2, top + 0.12, f"{row.lesion}", fontsize=12, fontweight="bold", va="center")
+    axes.text(
+        0.52, top + 0.12, row.tier, fontsize=10, fontweight="bold", va="center",
+        bbox={"facecolor": TIER_LINES[row.tier][0], "edgecolor": "none", "boxstyle": "round,pad=0.25"},
+    )  # fmt: skip
+    peak = f"peak probability {row.peak_probability:.2f}"
+    if not np.isnan(row.peak_spec):
+        peak += f"\n  sensitive {row.peak_sens:.2f}, specific {row.peak_spec:.2f}"
+    if row.seen_by == "spec":
+        peak += "\n  seen by the specific model alone"
+    facts = [volume_words(row.volume_mm3) + f", {place_words(row.x_mm, row.y_mm, row.z_mm)}", peak]
+    if earlier:
+        facts.append(change_words(row.change, row.volume_ratio, row.prior_volume_mm3))
+    axes.text(0.2, top + 0.32, "\n".join(facts), fontsize=9, va="top", linespacing=1.25)
+
+
+def volume_words(volume_mm3: float) -> str:
+    """Volume in mm³ below 0.1 cm³, else in cm³."""
+    return f"{volume_mm3:.0f} mm³" if volume_mm3 < 100 else f"{volume_mm3 / 1000:.2f} cm³"
+
+
+def place_words(x_mm: float, y_mm: float, z_mm: float) -> str:
+    """Scanner coordinates in words: 'R 12, A 30, S 5 mm' (right or left, front or back, up or down)."""
+    sides = ("LR"[x_mm >= 0], "PA"[y_mm >= 0], "IS"[z_mm >= 0])
+    return ", ".join(f"{s} {abs(v):.0f}" for s, v in zip(sides, (x_mm, y_mm, z_mm), strict=True)) + " mm"
+
+
+def change_words(change: str, ratio: float, prior_volume_mm3: float) -> str:
+    """The change since the earlier scan: 'growing: 1.8 times the earlier 0.12 cm³'."""
+    if change in ("new", "unknown") or np.isnan(ratio):
+        return {"new": "new: nothing there before", "unknown": "change unknown"}.get(change, change)
+    return f"{change}: {ratio:.1f} × the earlier {volume_words(prior_volume_mm3)}"
+
+
+def _voxel_in_lesion(triage: Triage, lesion: int) -> np.ndarray:
+    """The lesion's voxel that is nearest to its centre of mass (a ring or a crescent may not hold its own centre)."""
+    voxels = np.argwhere(triage.labels == lesion)
+    return voxels[np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1))]
+
+
+def _crop(volume: np.ndarray, centre: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """The box of ``2 * half + 1`` voxels around ``centre``, zeros beyond the volume."""
+    out = np.zeros(2 * half + 1, volume.dtype)
+    low, high = centre - half, centre + half + 1
+    inner = tuple(slice(max(a, 0), min(b, n)) for a, b, n in zip(low, high, volume.shape, strict=True))
+    place = tuple(slice(s.start - a, s.stop - a) for s, a in zip(inner, low, strict=True))
+    out[place] = volume[inner]
+    return out
+
+
+def _sides(axes: Axes, plane: str, extent: tuple[float, float, float, float]) -> None:
+    left, right, _, top = extent
+    white = {"color": "white", "fontsize": 9, "fontweight": "bold"}
+    axes.text(left + 0.04, (extent[2] + top) / 2, _SIDES[plane][0], va="center", **white)
+    axes.text((left + right) / 2, top + 0.03, _SIDES[plane][1], ha="center", va="top", **white)
+
+
+def _empty_page(case: Case, triage: Triage) -> Figure:
+    """Three slices through the middle of the brain under the statement that nothing was found."""
+    size, width, height = 2.9, 9.3, 4.6
+    figure, axes = _page(width, height)
+    _heading(axes, case, triage, width)
+    sides = np.argwhere(case.mask) if case.mask.any() else np.array([[0, 0, 0], np.array(case.shape) - 1])
+    middle = np.round(sides.mean(axis=0)).astype(int)
+    low, high = window(case.image, case.mask)
+    for k, plane in enumerate(PLANES):
+        shown = plane_of(case.image, plane, int(middle[_AXIS[plane]]))
+        spacing = np.delete(np.array(case.spacing), _AXIS[plane])  # mm along columns, rows
+        tall, wide = shown.shape[0] * spacing[1], shown.shape[1] * spacing[0]
+        scale = size / max(tall, wide)
+        x, y = 0.2 + k * (size + 0.1) + (size - wide * scale) / 2, _HEAD + (size - tall * scale) / 2
+        extent = (x, x + wide * scale, y + tall * scale, y)
+        axes.imshow(shown, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
+        _sides(axes, plane, extent)
+        axes.text(0.2 + k * (size + 0.1) + size / 2, _HEAD - 0.07, plane, ha="center", va="bottom", fontsize=9)
+    axes.text(0.2, height - 0.2, _NOTE, fontsize=9, color="#333333", va="bottom")
+    _freeze(axes, width, height)
+    return figure
+
+
+def lesion_rows(triage: Triage) -> pd.DataFrame:
+    """The lesion table with the columns a reader needs first, in words: number, tier, volume, peak, change."""
+    table = triage.lesions
+    return pd.DataFrame(
+        {
+            "lesion": table["lesion"],
+            "tier": table["tier"],
+            "volume": [volume_words(v) for v in table["volume_mm3"]],
+            "peak probability": table["peak_probability"].map("{:.2f}".format),
+            "where": [place_words(*p) for p in table[["x_mm", "y_mm", "z_mm"]].to_numpy(float)],
+            "change": [
+                change_words(*row) for row in table[["change", "volume_ratio", "prior_volume_mm3"]].itertuples(index=False)
+            ],
+        }
+    )
