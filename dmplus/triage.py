@@ -1,7 +1,7 @@
 """Two models, one list of lesions: confirmed or candidate, and what changed since the earlier scan.
 
-Huang et al. 2022, section II.D: one network trained for high sensitivity (M_sens), one for high specificity (M_spec); the
-segmentation is the union of both, M_spec's lesions have high confidence, the others are candidates for an expert.
+Huang et al. 2022, section II.D: one network trained for high sensitivity (M_sens), one for high specificity (M_spec);
+the segmentation is their union, M_spec's lesions have high confidence, the others are candidates for an expert.
 A lesion is a 26-connected component of the union (probability >= 0.5 in either map). It is *confirmed* if it holds a
 voxel with M_spec >= 0.5, else *candidate*. Section III.C takes for granted that M_sens sees whatever M_spec sees;
 lesions seen by M_spec alone are counted here, and shown.
@@ -67,9 +67,9 @@ class Triage:
     def on_grid(self, grid: Grid) -> Triage:
         """The same lesions on the native ``grid`` whose canonical grid this is, with their volumes measured there.
 
-        No lesion vanishes. Centres, peaks and change (earlier volume, ratio, class) stay as measured at 1 mm, so that they
-        do not depend on how the scan was stored. Probabilities are interpolated linearly; the segmentation follows the
-        lesions' numbers, not a new threshold.
+        No lesion vanishes. Centres, peaks and change (earlier volume, ratio, class) stay as measured at 1 mm: they do not
+        depend on how the scan was stored. Probabilities are interpolated linearly; the segmentation follows the lesions'
+        numbers, not a new threshold.
         """
         labels = grid.from_canonical(self.labels, kind="labels")
         table = self.lesions.copy()
@@ -121,7 +121,7 @@ def triage(
                 f"triage: expected {what} of shape (X, Y, Z) like prob_sens {prob_sens.shape}; got {array.shape}; "
                 "pass maps of one grid"
             )
-        if what != "earlier" and array.size and not (array.min() >= 0 and array.max() <= 1):
+        if what != "earlier" and array.size and not (array.min() >= 0 and array.max() <= 1 + 1e-5):
             raise InputError(
                 f"triage: expected probabilities from 0 to 1 in {what}; got {array.min():g} to {array.max():g}; "
                 "pass foreground probabilities"
@@ -192,8 +192,8 @@ def triage_case(
 ) -> Triage:
     """Run both networks on a case (raw intensities, 1 mm canonical grid) and triage what they find.
 
-    ``spec=None``: one model, no tiers. With a prior, the earlier scan is segmented by the same models (as a scan without
-    a prior of its own) and lesions are compared with it. Outside the mask there is no lesion.
+    ``spec=None``: one model, no tiers. With a prior, the earlier scan is segmented by the same models (without a prior
+    of its own) and lesions are compared with it. Outside the mask there is no lesion.
     """
     from dmplus.inference import predict_volume
 

@@ -1,0 +1,460 @@
+"""The command line: ``dmplus predict | synth | train | evaluate | run | doctor | info``.
+
+Thin: each subcommand parses its options and calls one function of the library. Nothing heavy is imported before a
+subcommand runs, so that ``dmplus --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+EXIT_CODES = """exit codes:
+  0    done
+  1    it ran, but something failed (a check of doctor, a notebook's cell)
+  2    input or options that cannot be used: one line says what was expected, what came, what to do
+  130  interrupted with Ctrl-C; nothing half written is left behind"""
+
+#: Subcommands that compute for long: their process is restarted once with the C library's allocator cured.
+CURED = ("predict", "train", "run")
+
+
+class UsageError(Exception):
+    """A command line that cannot be understood; the message is one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that answers mistakes with one line and a hint instead of its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+# ------------------------------------------------------------------------------------------------------ the parser
+def parser() -> Parser:
+    """The whole command line."""
+    top = Parser(
+        prog="dmplus",
+        description="Find, segment and triage brain metastases in contrast-enhanced T1 MRI (DeepMedic+, Huang et al. "
+        "2022).\nResearch and teaching only: not for clinical use.",
+        epilog="example:\n  dmplus predict scan.nii.gz --prior earlier.nii.gz -o out/\n\n"
+        "Each command explains itself: dmplus predict --help\n\n" + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=_version())
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+
+    def command(name: str, do: Callable[[argparse.Namespace], int], line: str, text: str, epilog: str) -> Parser:
+        sub = commands.add_parser(
+            name,
+            help=line,
+            description=text,
+            epilog=f"{epilog}\n\n{EXIT_CODES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(do=do, parser=sub)
+        return sub
+
+    _predict_options(
+        command(
+            "predict",
+            _predict,
+            "find and triage the lesions of one scan",
+            """Find, segment and triage the brain metastases of one contrast-enhanced T1 scan.
+
+Two models read the scan: one trained for high sensitivity, one for high specificity. Their union is the
+segmentation. A lesion (26-connected component) that holds a voxel of the specific model is `confirmed`, any other
+is a `candidate`. With an earlier scan the models see both, and each lesion is compared with the earlier one:
+new, growing (volume ratio from 1.25), stable, shrinking (up to 0.8); `unknown` without one.
+
+The scan: NIfTI, any orientation, voxel edges of 0.5 to 2 mm, any number type. It is taken to 1 mm along its own
+axes and the results are taken back to its own grid. Without --mask it must be skull-stripped (exactly 0 outside
+the brain); a head with skull is refused: strip it, for example with HD-BET or SynthStrip, or pass the mask.""",
+            """example:
+  dmplus predict scan.nii.gz --prior earlier.nii.gz --mask brain.nii.gz -o out/
+
+what comes out, in the folder given with -o (as a whole or not at all):
+  sens_probability.nii.gz  probability of the sensitive model, on the scan's own grid like all maps
+  spec_probability.nii.gz  probability of the specific model
+  segmentation.nii.gz      the union of both, 0 or 1
+  tiers.nii.gz             0 background, 1 candidate, 2 confirmed
+  lesions.nii.gz           the lesion's number in lesions.csv
+  lesions.csv              tier, volume (mm3, voxels of the scan's grid), centre (mm, scanner frame), peak
+                           probability, stratum (below or from 0.1 cm3), change since the earlier scan
+  triage.png               each lesion in three planes, the earlier scan beside it
+  run.json                 what was done: versions, weights and their hashes, device, seconds, thresholds, counts
+
+A full scan of 240 x 240 x 155 voxels takes about a minute or two on two cores.""",
+        )
+    )
+    _synth_options(
+        command(
+            "synth",
+            _synth,
+            "make a cohort of synthetic patients",
+            """Make synthetic longitudinal patients: contrast-enhanced T1 volumes with vessels, sinuses, persistent
+look-alikes and metastases over several visits. The same seed gives the same bytes; a run that was stopped goes on
+where it stopped.""",
+            """example:
+  dmplus synth -o cohort/ --cohort quick --patients 20 --seed 1
+
+what comes out:
+  cases.csv         name,patient,visit,days,split,image,prior,label,mask; paths relative to the folder
+  *_image.nii.gz    a visit (int16 with a scale factor); *_prior, *_label, *_mask beside it
+The patients do not exist: call every result on them synthetic.""",
+        )
+    )
+    _train_options(
+        command(
+            "train",
+            _train,
+            "train a network on a cohort folder",
+            """Train DeepMedic+ (or DeepMedic) on the split `train` of a cohort folder and validate it on the split
+`validation`. Progress and the time left are shown. Started again with the same output folder, a run that was
+stopped goes on and ends with the same weights.""",
+            """example:
+  dmplus train cohort/ -o runs/sens/ --preset quick alpha=0.995 steps=2000
+
+what comes out, in the folder given with -o:
+  config.json, versions.json  everything the run used
+  history.csv                 one row per validation: losses, sensitivity, precision
+  checkpoint.safetensors      to go on from
+  weights.safetensors         for `dmplus predict --sens`; `dmplus info` shows what is inside
+  result.json                 the last row in short""",
+        )
+    )
+    _evaluate_options(
+        command(
+            "evaluate",
+            _evaluate,
+            "count found, missed and false lesions over a cohort",
+            """Evaluate a cohort folder lesion by lesion: sensitivity, precision (true blobs over all blobs) and
+precision_paper (found lesions over found lesions and false blobs), false positives per volume, mean Dice of the found
+lesions (mdsc), each with a 95 % interval from resampling patients, in all and below / from 0.1 cm3.
+
+Either two models are run on every case (the shipped ones, or --sens and --spec) and evaluated singly and as their
+union, or existing predictions are read from a folder (--predictions: <name>.nii.gz, a 0/1 mask or a probability map
+on the grid of the case's image).""",
+            """example:
+  dmplus evaluate cohort/ --split test -o evaluation/
+
+what comes out, in the folder given with -o:
+  lesions.csv   one row per reference lesion and per false positive, for each model
+  summary.csv   the numbers with their intervals, for each model and stratum
+  run.json      what was done; matching rule, threshold, versions, weights""",
+        )
+    )
+    _run_options(
+        command(
+            "run",
+            _run,
+            "run one notebook of the course with parameters",
+            """Run a notebook of the course from top to bottom with other parameters. Names and types are checked
+against the notebook's parameter cell before anything starts; an unknown name is an error, not a default.""",
+            """example:
+  dmplus run 00_start_here profile=smoke seed=3
+
+  dmplus run --list            every notebook with its question and minutes
+  dmplus run 00_start_here -h  this text; without name=value the notebook's defaults are used
+
+Lists are written as [1, 2]; true and false are the only words for bool.
+what comes out: runs/<notebook>/<profile>/ with the executed notebook and results.json; after a failure the partial
+notebook and the error.""",
+        )
+    )
+    _doctor_options(
+        command(
+            "doctor",
+            _doctor,
+            "check this machine and installation",
+            """Check what dmplus needs: Python, packages, device and precision, allocator, memory, disk, shipped
+weights. Ends with the minutes that `dmplus predict` and `make course` are expected to take here.""",
+            """example:
+  dmplus doctor
+
+what comes out: a table on the screen, one line per check, OK or FAIL.""",
+        )
+    )
+    info = command(
+        "info",
+        _info,
+        "say what a weights file holds",
+        "Print what a weights file says of itself, as JSON: network, parameters, training, hash.",
+        "example:\n  dmplus info sens\n\nwhat comes out: JSON on the screen.",
+    )
+    info.add_argument("weights", metavar="WEIGHTS", help="a .safetensors file, or sens, spec, bce (shipped)")
+    return top
+
+
+def _version() -> str:
+    from dmplus import __version__
+
+    return f"dmplus {__version__}"
+
+
+def _machine_options(sub: Parser) -> None:
+    sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")
+    sub.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="default: auto, by a probe of a fraction of a second",
+    )
+
+
+def _model_options(sub: Parser) -> None:
+    sub.add_argument(
+        "--sens",
+        metavar="W",
+        help="weights of the sensitive model: a file or a shipped name; default: the shipped `sens`. Giving only one "
+        "of --sens and --spec runs that model alone: lesions are found but not sorted into tiers",
+    )
+    sub.add_argument("--spec", metavar="W", help="weights of the specific model; default: the shipped `spec`")
+
+
+def _predict_options(sub: Parser) -> None:
+    sub.add_argument("scan", metavar="SCAN", help="contrast-enhanced T1, .nii or .nii.gz")
+    sub.add_argument("-o", "--out", required=True, metavar="FOLDER", help="folder for the results")
+    sub.add_argument("--prior", metavar="FILE", help="an earlier scan, registered and resampled to SCAN's grid")
+    sub.add_argument("--mask", metavar="FILE", help="brain mask (0/1) on SCAN's grid; default: SCAN's non-zero region")
+    _model_options(sub)
+    sub.add_argument("--overwrite", action="store_true", help="replace an earlier result in FOLDER")
+    _machine_options(sub)
+
+
+def _synth_options(sub: Parser) -> None:
+    sub.add_argument(
+        "-o", "--out", required=True, metavar="FOLDER", help="cohort folder; an unfinished one is continued"
+    )
+    sub.add_argument(
+        "--cohort", default="quick", metavar="NAME", help="smoke, quick or gpu (240 x 240 x 155); default: quick"
+    )
+    sub.add_argument(
+        "settings", nargs="*", metavar="name=value", help="any field of the cohort, such as patients=20 seed=1"
+    )
+
+
+def _train_options(sub: Parser) -> None:
+    sub.add_argument("cohort", metavar="COHORT", help="cohort folder with cases.csv, as `dmplus synth` makes it")
+    sub.add_argument("-o", "--out", required=True, metavar="FOLDER", help="run folder; an unfinished run is continued")
+    sub.add_argument("--init", metavar="W", help="start from these weights instead of random ones")
+    sub.add_argument("settings", nargs="*", metavar="name=value", help="any field of the training configuration")
+
+
+def _evaluate_options(sub: Parser) -> None:
+    sub.add_argument("cohort", metavar="COHORT", help="cohort folder with cases.csv and labels")
+    sub.add_argument("-o", "--out", required=True, metavar="FOLDER", help="folder for the results")
+    sub.add_argument("--split", metavar="NAME", help="train, validation or test; default: all cases")
+    sub.add_argument("--predictions", metavar="FOLDER", help="evaluate these files instead of running models")
+    _model_options(sub)
+    sub.add_argument("--threshold", type=float, default=0.5, help="a voxel is inside from this on; default: 0.5")
+    sub.add_argument(
+        "--rule",
+        default="any_overlap",
+        metavar="NAME",
+        help="any_overlap (one shared voxel), iou, dice or one_to_one; default: any_overlap",
+    )
+    sub.add_argument("--min-overlap", type=float, metavar="X", help="least IoU or Dice for the other rules")
+    sub.add_argument("--overwrite", action="store_true", help="replace an earlier result in FOLDER")
+    _machine_options(sub)
+
+
+def _run_options(sub: Parser) -> None:
+    sub.add_argument("notebook", nargs="?", metavar="NOTEBOOK", help="name or number, such as 00_start_here or 00")
+    sub.add_argument("settings", nargs="*", metavar="name=value", help="parameters of the notebook")
+    sub.add_argument("--list", action="store_true", help="list all notebooks with question and minutes")
+    sub.add_argument("-f", "--file", metavar="YAML", help="parameters from a YAML file; name=value wins over it")
+
+
+def _doctor_options(sub: Parser) -> None:
+    sub.add_argument("--no-probe", action="store_true", help="leave out the timing (a few seconds)")
+
+
+# ---------------------------------------------------------------------------------------------------- the commands
+def _predict(args: argparse.Namespace) -> int:
+    from dmplus.predict import predict, summary
+
+    found, report = predict(
+        args.scan,
+        args.out,
+        prior=args.prior,
+        mask=args.mask,
+        sens=args.sens,
+        spec=args.spec,
+        overwrite=args.overwrite,
+        device=args.device,
+        precision=args.precision,
+    )
+    print(summary(found, report, args.out))
+    return 0
+
+
+def _synth(args: argparse.Namespace) -> int:
+    from dmplus import synthetic
+
+    config = _configured(_chosen(synthetic.COHORTS, args.cohort, "cohort"), args.settings)
+    synthetic.generate(config, args.out, progress=True)
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from dmplus.predict import evaluate_folder, evaluation_text
+
+    table = evaluate_folder(
+        args.cohort,
+        args.out,
+        split=args.split,
+        predictions=args.predictions,
+        sens=args.sens,
+        spec=args.spec,
+        threshold=args.threshold,
+        rule=args.rule,
+        min_overlap=args.min_overlap,
+        overwrite=args.overwrite,
+        device=args.device,
+        precision=args.precision,
+    )
+    print(evaluation_text(table))
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from dmplus.doctor import checks, table
+
+    rows = checks(probe=not args.no_probe)
+    print(table(rows))
+    return 0 if all(row.ok for row in rows) else 1
+
+
+def _info(args: argparse.Namespace) -> int:
+    import json
+
+    from dmplus.predict import describe_weights
+
+    print(json.dumps(describe_weights(args.weights), indent=2))
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------- name=value settings
+def _chosen(options: dict[str, Any], name: str, what: str) -> Any:
+    from dmplus.runtime import InputError
+
+    if name not in options:
+        raise InputError(f"expected {what} {', '.join(options)}; got {name}; choose one of those")
+    return options[name]
+
+
+def _configured(config: Any, settings: Sequence[str]) -> Any:
+    """A frozen configuration with ``name=value`` settings, each cast by the type of the field's present value."""
+    import dataclasses
+
+    from dmplus.runtime import InputError
+
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"expected name=value; got {setting!r}; write for example seed=1")
+        if name not in fields:
+            raise InputError(f"expected a field of {type(config).__name__}{_near(name, fields)}; got {name!r}; known: "
+                             f"{', '.join(sorted(fields))}")  # fmt: skip
+        changes[name] = _cast(name, text, fields[name])
+    return dataclasses.replace(config, **changes)
+
+
+def _cast(name: str, text: str, like: Any) -> Any:
+    import json
+
+    from dmplus.runtime import InputError, _tuples
+
+    try:
+        if isinstance(like, bool):
+            return {"true": True, "false": False}[text]
+        if isinstance(like, (int, float, str)):
+            return type(like)(text)
+        return _tuples(json.loads(text))
+    except (ValueError, KeyError):
+        kind = "true or false" if isinstance(like, bool) else type(like).__name__
+        raise InputError(f"{name}: expected {kind}, such as {like!r}; got {text!r}; correct the value") from None
+
+
+def _near(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, [str(k) for k in known], n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+# ------------------------------------------------------------------------------------------------------------- main
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. ``argv=None``: this process's own arguments."""
+    console = argv is None
+    try:
+        args = _parse(list(sys.argv[1:] if argv is None else argv))
+        if console:
+            _prepare(args.command)
+        return args.do(args)
+    except SystemExit as stop:  # --help and --version
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        return 130
+    except UsageError as error:
+        return _refuse(str(error))
+    except ValueError as error:
+        from dmplus.runtime import InputError
+
+        if isinstance(error, InputError):
+            return _refuse(str(error))
+        raise
+
+
+def _refuse(message: str) -> int:
+    print("dmplus: error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    top = parser()
+    commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction)).choices
+    first = next((a for a in argv if not a.startswith("-")), None)
+    if first is not None and first not in commands and not argv[0].startswith("-"):
+        known = ", ".join(commands)
+        raise UsageError(f"expected a command ({known}); got {first}{_near(first, commands)}; see `dmplus --help`")
+    args, rest = top.parse_known_args(argv)
+    if hasattr(args, "settings"):  # argparse gives up on name=value that stand behind an option
+        args.settings += [a for a in rest if not a.startswith("-")]
+        rest = [a for a in rest if a.startswith("-")]
+    if rest:
+        sub = getattr(args, "parser", top)
+        option = rest[0].partition("=")[0]
+        known = sub._option_string_actions
+        raise UsageError(f"unknown option {option}{_near(option, known)}; see `{sub.prog} --help`")
+    if args.command is None:
+        raise UsageError(f"expected a command ({', '.join(commands)}); got none; see `dmplus --help`")
+    return args
+
+
+def _prepare(command: str) -> None:
+    """What only a process of its own may do: cure the allocator and end cleanly when asked to terminate."""
+    if command in CURED:
+        from dmplus.runtime import cure_allocator
+
+        cure_allocator()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

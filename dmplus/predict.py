@@ -1,0 +1,373 @@
+"""From one scan file to one folder of results: what ``dmplus predict`` does.
+
+Reads scan, earlier scan and mask, brings them to the canonical 1 mm grid, runs both models, triages, takes everything
+back to the scan's own grid and writes it. The folder appears as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+
+from dmplus import metrics, runtime
+from dmplus.runtime import InputError
+from dmplus.triage import GROWING, SHRINKING, THRESHOLD, TOLERANCE_MM, Triage, triage_case
+from dmplus.volume import CaseFiles, Grid, read_case, read_cohort, write_nifti
+
+if TYPE_CHECKING:
+    from dmplus.network import DeepMedic
+
+#: What the output folder may hold; ``--overwrite`` replaces no folder that holds anything else.
+FILES = {
+    "sens_probability.nii.gz": "probability of the high-sensitivity model, 0 to 1",
+    "spec_probability.nii.gz": "probability of the high-specificity model, 0 to 1",
+    "segmentation.nii.gz": "the union of both models, 0 or 1",
+    "tiers.nii.gz": "1 candidate, 2 confirmed",
+    "lesions.nii.gz": "the lesion's number in lesions.csv",
+    "lesions.csv": "one row per lesion: tier, volume, centre, peak probability, stratum, change",
+    "triage.png": "each lesion in three planes, the earlier scan beside it",
+    "run.json": "what was done: versions, weights, device, seconds, thresholds, counts",
+}
+
+
+@contextlib.contextmanager
+def output_folder(path: str | Path, *, overwrite: bool = False, files: dict[str, str] = FILES) -> Iterator[Path]:
+    """Yield a new folder beside ``path``; on success it becomes ``path``, on failure nothing is left behind.
+
+    Raises ``InputError`` when ``path`` cannot be written, exists without ``overwrite``, or holds anything but ``files``
+    (an earlier result): a slip of the hand must not delete other people's data.
+    """
+    path = Path(os.path.abspath(path))
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise InputError(f"output {path.name}: expected a folder's name; got a file; choose another name with -o")
+    if path.exists() and not overwrite and any(path.iterdir()):
+        raise InputError(
+            f"output {path.name}: expected a new folder; it exists; pass --overwrite or choose another name"
+        )
+    others = sorted(p.name for p in path.iterdir() if p.name not in files) if path.exists() else []
+    if others:
+        raise InputError(
+            f"output {path.name}: expected a folder that holds results of this command alone; got {others[0]}; "
+            "choose another name"
+        )
+    made = [p for p in path.parents if not p.exists()]  # innermost first
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.mkdir()
+        except OSError as error:
+            raise InputError(
+                f"output {path.name}: expected a place that can be written; got: {error.strerror}; choose another"
+            ) from None
+        yield part
+        old = path.with_name(f".old-{os.getpid()}-{path.name}")
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+        made = []
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def load_weights(
+    sens: str | None, spec: str | None, *, device: str = "cpu"
+) -> tuple[dict[str, DeepMedic], dict[str, Any]]:
+    """The networks by role ("sens", "spec") and what ``run.json`` says of them.
+
+    Neither given: the shipped pair. One given: that model alone, and no tiers. The same file twice is loaded once.
+    """
+    from dmplus import network
+
+    if sens is None and spec is None:
+        sens, spec = "sens", "spec"
+    networks: dict[str, DeepMedic] = {}
+    said: dict[str, Any] = {}
+    for role, source in (("sens", sens), ("spec", spec)):
+        if source is None:
+            continue
+        same = role == "spec" and source == sens
+        networks[role] = networks["sens"] if same else network.load(source, device=device)
+        said[role] = {k: v for k, v in describe_weights(source).items() if k != "network"}
+    return networks, said
+
+
+def describe_weights(source: str | Path) -> dict[str, Any]:
+    """What a weights file says of itself: file name, SHA-256, parameters, network configuration, training."""
+    from dmplus import network
+
+    content = network.info(source)
+    path = network.weights_path(source)
+    return {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "parameters": sum(p.numel() for p in network.load(source).parameters()),
+        **content,
+    }
+
+
+def predict(
+    scan: str | Path,
+    out: str | Path,
+    *,
+    prior: str | Path | None = None,
+    mask: str | Path | None = None,
+    sens: str | None = None,
+    spec: str | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    board: bool = True,
+    progress: bool = True,
+) -> tuple[Triage, dict[str, Any]]:
+    """Find and triage the lesions of one scan; returns them on the scan's grid, and what ``run.json`` holds.
+
+    scan, prior, mask: NIfTI files on one grid. sens, spec: weights files or names of shipped ones. Raises
+    ``InputError`` (one line) for every input that cannot be used and then leaves nothing behind.
+    """
+    started = time.perf_counter()
+    seconds: dict[str, float] = {}
+
+    def lap(name: str) -> None:
+        seconds[name] = round(time.perf_counter() - started - sum(seconds.values()), 2)
+
+    with output_folder(out, overwrite=overwrite) as folder:
+        case, grid = read_case(scan, prior=prior, mask=mask)
+        lap("read")
+        machine = runtime.machine(device, precision)
+        networks, weights = load_weights(sens, spec, device=machine.device)
+        models = list(networks.values())
+        found = triage_case(
+            case, models[0], models[1] if len(models) == 2 else None, machine=machine, progress=progress
+        )
+        lap("models")
+        native = found.on_grid(grid)
+        write_maps(folder, native, grid, scan, roles=tuple(networks))
+        native.lesions.to_csv(folder / "lesions.csv", index=False, float_format="%.4f", lineterminator="\n")
+        lap("maps")
+        if board:
+            from dmplus import figures
+
+            figures.triage_board(case, found, path=folder / "triage.png")
+            lap("board")
+        seconds["total"] = round(time.perf_counter() - started, 2)
+        report = {
+            "command": "predict",
+            "note": "Research and teaching only: not for clinical use.",
+            "scan": {
+                "file": Path(scan).name,
+                "shape": grid.shape,
+                "spacing_mm": [round(s, 4) for s in grid.spacing],
+                "axes": "".join(nibabel.aff2axcodes(grid.affine)),
+                "canonical_shape": case.shape,
+            },
+            "prior": None if prior is None else Path(prior).name,
+            "mask": "the scan's non-zero region" if mask is None else Path(mask).name,
+            "brain_litres": round(np.count_nonzero(case.mask) * grid.canonical.voxel_mm3 / 1e6, 3),
+            "weights": weights,
+            "tiers": len(models) == 2,
+            "counts": native.counts,
+            "gone": native.gone.round(2).to_dict("records"),
+            "settings": {
+                "threshold": THRESHOLD,
+                "connectivity": 26,
+                "growing_from_ratio": GROWING,
+                "shrinking_to_ratio": SHRINKING,
+                "same_lesion_within_mm": TOLERANCE_MM,
+            },
+            "device": machine.device,
+            "precision": machine.precision,
+            "why": machine.why,
+            "seconds": seconds,
+            "versions": runtime.versions(),
+        }
+        runtime.write_json(folder / "run.json", report)
+    return native, report
+
+
+def write_maps(folder: Path, native: Triage, grid: Grid, like: str | Path, *, roles: tuple[str, ...]) -> None:
+    """Write probability maps, segmentation, tiers and lesion numbers with the position and header codes of ``like``."""
+    maps = [native.prob_sens, native.prob_spec]
+    for role, prob in zip(roles, maps[: len(roles)], strict=True):
+        assert prob is not None
+        write_nifti(folder / f"{role}_probability.nii.gz", prob, like=like)
+    write_nifti(folder / "segmentation.nii.gz", native.union, like=like)
+    write_nifti(folder / "tiers.nii.gz", native.tiers, like=like)
+    write_nifti(folder / "lesions.nii.gz", native.labels.astype(np.int32), like=like)
+
+
+def summary(found: Triage, report: dict[str, Any], out: str | Path) -> str:
+    """What ``dmplus predict`` prints: counts, the first lesions, where the rest is."""
+    counts = report["counts"]
+    if report["tiers"]:
+        head = f"{counts['lesions']} lesions: {counts['confirmed']} confirmed, {counts['candidate']} candidates"
+        if counts["seen_by_spec_alone"]:
+            head += f" ({counts['seen_by_spec_alone']} seen by the specific model alone)"
+    else:
+        head = f"{counts['lesions']} lesions, not sorted into tiers: only one model was given (--sens or --spec)"
+    if report["prior"] is None:
+        change = "No earlier scan: change unknown."
+    else:
+        change = ", ".join(f"{counts[k]} {k}" for k in ("new", "growing", "stable", "shrinking", "gone"))
+        change = f"Since the earlier scan: {change}."
+    lines = [head + ".", change]
+    for row in found.lesions.head(12).itertuples():
+        place = ", ".join(f"{v:.1f}" for v in (row.x_mm, row.y_mm, row.z_mm))
+        lines.append(
+            f"  {row.lesion:>3}  {row.tier:<9}  {row.volume_mm3:>9.1f} mm3  at ({place}) mm  "
+            f"peak {row.peak_probability:.2f}  {row.change}"
+        )
+    if len(found.lesions) > 12:
+        lines.append(f"  and {len(found.lesions) - 12} more in lesions.csv")
+    seconds = runtime.clock(report["seconds"]["total"])
+    lines.append(f"Written to {out} in {seconds} ({report['why']}). Not for clinical use.")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------------------------------- whole cohorts
+EVALUATION_FILES = {
+    "lesions.csv": "one row per reference lesion and per false positive, for each model",
+    "summary.csv": "numbers with 95 % intervals, for each model and stratum",
+    "run.json": "what was done",
+}
+
+
+def evaluate_folder(
+    cohort: str | Path,
+    out: str | Path,
+    *,
+    split: str | None = None,
+    predictions: str | Path | None = None,
+    sens: str | None = None,
+    spec: str | None = None,
+    threshold: float = THRESHOLD,
+    rule: str = "any_overlap",
+    min_overlap: float | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Evaluate models, or a folder of ``predictions``, on a cohort folder; returns what ``summary.csv`` holds.
+
+    With models: the sensitive one, the specific one and the union of both, on the canonical 1 mm grid. Raises
+    ``InputError`` for everything that cannot be used, and for cases without a label; then nothing is left behind.
+    """
+    matching = metrics.Matching(rule=rule, min_overlap=min_overlap)
+    if not 0 < threshold <= 1:
+        raise InputError(f"expected a threshold in (0, 1]; got {threshold}; 0.5 is the paper's")
+    if predictions is not None and (sens or spec):
+        raise InputError("expected either --predictions or --sens and --spec; got both; drop one of them")
+    started = time.perf_counter()
+    with output_folder(out, overwrite=overwrite, files=EVALUATION_FILES) as folder:
+        said: dict[str, Any] = {}
+        if predictions is not None:
+            rows, table = metrics.evaluate(
+                cohort, predictions, split=split, threshold=threshold, matching=matching, progress=progress
+            )
+            rows.insert(0, "model", "predictions")
+            table.insert(0, "model", "predictions")
+        else:
+            machine = runtime.machine(device, precision)
+            networks, said["weights"] = load_weights(sens, spec, device=machine.device)
+            said |= {"device": machine.device, "precision": machine.precision, "why": machine.why}
+            rows, table = _evaluate_models(
+                read_cohort(cohort, split=split), networks, machine, threshold=threshold, matching=matching,
+                progress=progress,
+            )  # fmt: skip
+        rows.to_csv(folder / "lesions.csv", index=False, float_format="%.6g", lineterminator="\n")
+        table.to_csv(folder / "summary.csv", index=False, float_format="%.6g", lineterminator="\n")
+        report = {
+            "command": "evaluate",
+            "cohort": Path(cohort).resolve().name,
+            "split": split,
+            "cases": int(table["volumes"].iloc[0]),
+            "predictions": None if predictions is None else Path(predictions).resolve().name,
+            "threshold": threshold,
+            "matching": str(matching),
+            **said,
+            "seconds": round(time.perf_counter() - started, 2),
+            "versions": runtime.versions(),
+        }
+        runtime.write_json(folder / "run.json", report)
+    return table
+
+
+def _evaluate_models(
+    cases: list[CaseFiles],
+    networks: dict[str, DeepMedic],
+    machine: runtime.Machine,
+    *,
+    threshold: float,
+    matching: metrics.Matching,
+    progress: bool,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    unlabelled = [c.name for c in cases if c.label is None]
+    if unlabelled:
+        raise InputError(f"case {unlabelled[0]}: expected a reference label; got none; evaluate labelled cases only")
+    from dmplus.inference import predict_volume
+
+    models = [*networks, "union"] if len(networks) == 2 else list(networks)
+    parts: dict[str, list[pd.DataFrame]] = {model: [] for model in models}
+    shown = runtime.Progress(len(cases), "cases") if progress else None
+    for files in cases:
+        case = files.load()
+        normal = case.normalised()
+        maps = {
+            role: predict_volume(model, normal.image, prior=normal.prior, mask=case.mask, machine=machine)
+            for role, model in networks.items()
+        }
+        if "union" in models:  # at one threshold the union of two masks is the mask of the larger probability
+            maps["union"] = np.maximum(maps["sens"], maps["spec"])
+        for model in models:
+            parts[model].append(
+                metrics.lesion_table(
+                    case.name, case.label, maps[model] >= threshold, spacing=case.spacing, probability=maps[model],
+                    matching=matching,
+                )
+            )  # fmt: skip
+        if shown:
+            shown.step(note=files.name)
+    patients = {c.name: c.patient or c.name for c in cases}
+    rows, tables = [], []
+    for model in models:
+        filled = [part for part in parts[model] if len(part)] or parts[model][:1]
+        table = pd.concat(filled, ignore_index=True)
+        summed = metrics.summarise(table, cases=patients).assign(threshold=threshold, matching=str(matching))
+        table.insert(1, "patient", table["case"].map(patients).astype(object))
+        for frame in (table, summed):
+            frame.insert(0, "model", model)
+        rows.append(table)
+        tables.append(summed)
+    kept = [table for table in rows if len(table)] or rows[:1]
+    return pd.concat(kept, ignore_index=True), pd.concat(tables, ignore_index=True)
+
+
+def evaluation_text(table: pd.DataFrame) -> str:
+    """What ``dmplus evaluate`` prints: one line per model and stratum, each number with its 95 % interval."""
+    first = table.iloc[0]
+    lines = [
+        f"{first['volumes']} volumes of {first['patients']} patients; threshold {first['threshold']:g}; "
+        f"{first['matching']}; 95 % intervals: patients resampled"
+    ]
+    for _, row in table.iterrows():
+        numbers = [f"{row['lesions']} lesions", f"{row['fp']} FP"]
+        for name in ("sensitivity", "precision", "precision_paper", "fp_per_volume", "mdsc"):
+            value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+            numbers.append(f"{name} " + ("n/a" if np.isnan(value) else f"{value:.3f} ({low:.3f} to {high:.3f})"))
+        lines.append(f"{row['model']:<11} {row['stratum']:<9}  " + ", ".join(numbers))
+    return "\n".join(lines).replace(" (nan to nan)", "")
