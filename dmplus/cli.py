@@ -243,8 +243,25 @@ def _synth_options(sub: Parser) -> None:
 def _train_options(sub: Parser) -> None:
     sub.add_argument("cohort", metavar="COHORT", help="cohort folder with cases.csv, as `dmplus synth` makes it")
     sub.add_argument("-o", "--out", required=True, metavar="FOLDER", help="run folder; an unfinished run is continued")
+    sub.add_argument(
+        "--preset",
+        choices=("quick", "paper", "smoke"),
+        help="the recipe that name=value changes: quick (two cores, the default), paper (one GPU: the paper's network "
+        "and schedule) or smoke (seconds, for trying the plumbing)",
+    )
+    sub.add_argument(
+        "--prior", default="path", choices=("path", "channel", "none"), help="how the network sees it; default: path"
+    )
+    sub.add_argument("--config", metavar="JSON", help="a run's config.json instead of a recipe")
     sub.add_argument("--init", metavar="W", help="start from these weights instead of random ones")
-    sub.add_argument("settings", nargs="*", metavar="name=value", help="any field of the training configuration")
+    _machine_options(sub)
+    sub.add_argument(
+        "settings",
+        nargs="*",
+        metavar="name=value",
+        help="any field of the configuration: alpha=0.95 steps=200 loss=bce "
+        "seed=1 sampling.lesion_share=0.5; config.json of a run names them all",
+    )
 
 
 def _evaluate_options(sub: Parser) -> None:
@@ -304,7 +321,60 @@ def _synth(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    raise NotImplementedError
+    import json
+    from pathlib import Path
+
+    from dmplus import network, runtime, training
+    from dmplus.volume import read_cohort
+
+    given = Path(args.out) / "config.json"
+    if args.config or (args.preset is None and not args.settings and given.is_file()):
+        source = Path(args.config or given)
+        try:
+            config = training.TrainConfig.from_json(json.loads(source.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            if isinstance(error, runtime.InputError):
+                raise
+            raise runtime.InputError(
+                f"{source.name}: expected a training configuration as JSON; got something else; pass the config.json of "
+                "a run"
+            ) from None
+    else:
+        config = _preset(args.preset or "quick", args.prior)
+    config = _configured(config, args.settings)
+    machine = runtime.machine(args.device, args.precision)
+    init = None if args.init is None else network.load(args.init)
+    files = read_cohort(args.cohort)
+    splits = {name: [f for f in files if f.split == name] for name in ("train", "validation")}
+    unlabelled = [f.name for split in splits.values() for f in split if f.label is None]
+    if not splits["train"] or unlabelled:
+        came = f"none for {unlabelled[0]}" if unlabelled else "no case of split train"
+        raise runtime.InputError(
+            f"cohort {Path(args.cohort).name}: expected labelled cases of split train (and validation); got {came}; "
+            "correct cases.csv"
+        )
+    shown = runtime.Progress(sum(map(len, splits.values())), "reading")
+    cases: dict[str, list[Any]] = {name: [] for name in splits}
+    for name, split in splits.items():
+        for file in split:
+            cases[name].append(file.load())
+            shown.step()
+    training.train(config, cases["train"], cases["validation"], args.out, init=init, machine=machine)
+    print(f"Weights in {Path(args.out) / 'weights.safetensors'}; look inside with `dmplus info`.")
+    return 0
+
+
+def _preset(name: str, prior: str) -> Any:
+    import dataclasses
+
+    from dmplus import network, training
+
+    if name == "paper":
+        return training.TrainConfig(network=network.preset("paper", prior=prior))
+    config = training.quick_config(prior)
+    if name == "quick":
+        return config
+    return dataclasses.replace(config, network=network.preset("smoke", prior=prior), steps=20, batch=4, warmup=0)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -370,10 +440,15 @@ def _configured(config: Any, settings: Sequence[str]) -> Any:
         name, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"expected name=value; got {setting!r}; write for example seed=1")
+        inner = None
+        name, dot, rest = name.partition(".")
+        if dot and dataclasses.is_dataclass(fields.get(name)):  # sampling.rotate=0.2
+            inner = _configured(fields[name], [f"{rest}={text}"])
         if name not in fields:
             raise InputError(f"expected a field of {type(config).__name__}{_near(name, fields)}; got {name!r}; known: "
                              f"{', '.join(sorted(fields))}")  # fmt: skip
-        changes[name] = _cast(name, text, fields[name])
+        changes[name] = inner if inner is not None else _cast(name, text, fields[name])
+        fields[name] = changes[name]
     return dataclasses.replace(config, **changes)
 
 
@@ -419,6 +494,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, InputError):
             return _refuse(str(error))
         raise
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        what = f"{error.filename}: " if error.filename else ""
+        _refuse(f"{what}{error.strerror or error}; choose another place or make room")
+        return 2 if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)) else 1
+    except FloatingPointError as error:  # a training that diverged
+        _refuse(str(error))
+        return 1
 
 
 def _refuse(message: str) -> int:

@@ -7,6 +7,7 @@ back to the scan's own grid and writes it. The folder appears as a whole or not 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -162,7 +163,9 @@ def predict(
         if board:
             from dmplus import figures
 
-            figures.triage_board(case, found, path=folder / "triage.png")
+            # drawn at 1 mm, with the volumes that lesions.csv gives
+            shown = dataclasses.replace(found, lesions=native.lesions)
+            figures.triage_board(case, shown, path=folder / "triage.png")
             lap("board")
         seconds["total"] = round(time.perf_counter() - started, 2)
         report = {

@@ -67,9 +67,9 @@ class Triage:
     def on_grid(self, grid: Grid) -> Triage:
         """The same lesions on the native ``grid`` whose canonical grid this is, with their volumes measured there.
 
-        No lesion vanishes. Centres, peaks and change (earlier volume, ratio, class) stay as measured at 1 mm: they do not
-        depend on how the scan was stored. Probabilities are interpolated linearly; the segmentation follows the lesions'
-        numbers, not a new threshold.
+        No lesion vanishes. Centres, peaks and change (earlier volume, ratio, class) stay as measured at 1 mm: they do
+        not depend on how the scan was stored. Probabilities are interpolated linearly; the segmentation follows the
+        lesions' numbers, not a new threshold.
         """
         labels = grid.from_canonical(self.labels, kind="labels")
         table = self.lesions.copy()
