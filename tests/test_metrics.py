@@ -606,6 +606,23 @@ def test_with_fixed_components_a_higher_threshold_raises_nothing(rule: dict) -> 
     assert falls
 
 
+@pytest.mark.parametrize("rule", ALL_RULES, ids=str)
+def test_fixed_components_are_those_whose_peak_reaches_the_threshold(rule: dict) -> None:
+    dropped = 0
+    for seed in range(5):
+        reference, probability = bumps(seed)
+        blobs, n = label_lesions(probability >= LEVELS[0])
+        peaks = ndimage.maximum(probability, blobs, range(1, n + 1))
+        swept = curves.sweep(reference, probability, thresholds=LEVELS, method="fixed", matching=Matching(**rule))
+        for level, row in zip(LEVELS, swept, strict=True):
+            kept = np.flatnonzero(peaks >= level) + 1
+            c = match_lesions(reference, np.isin(blobs, kept), **rule)
+            assert row[:4].tolist() == [c.tp_ref, c.fn, c.tp_pred, c.fp]
+            assert row[4] == pytest.approx(c.dice_sum, abs=1e-12)
+            dropped += 0 < kept.size < n
+    assert dropped
+
+
 def test_methods_differ_where_blobs_merge() -> None:
     """Two peaks joined by a bridge of 0.3: relabelled, two blobs above it; fixed, one blob for ever."""
     probability = np.array([0, 0.9, 0.3, 0.6, 0], np.float32).reshape(5, 1, 1)
