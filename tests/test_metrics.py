@@ -623,6 +623,13 @@ def test_fixed_components_are_those_whose_peak_reaches_the_threshold(rule: dict)
     assert dropped
 
 
+def test_a_fixed_component_below_the_threshold_leaves_the_dice() -> None:
+    reference = box((9, 1, 1), np.s_[0:6])
+    probability = np.array([0.9, 0.9, 0, 0, 0.3, 0.3, 0.3, 0, 0]).reshape(9, 1, 1)
+    swept = curves.sweep(reference, probability, thresholds=(0.2, 0.5, 0.95), method="fixed")
+    assert swept[:, 4].tolist() == [2 * 4 / (6 + 5), 2 * 2 / (6 + 2), 0]
+
+
 def test_methods_differ_where_blobs_merge() -> None:
     """Two peaks joined by a bridge of 0.3: relabelled, two blobs above it; fixed, one blob for ever."""
     probability = np.array([0, 0.9, 0.3, 0.6, 0], np.float32).reshape(5, 1, 1)
