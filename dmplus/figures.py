@@ -25,6 +25,7 @@ from dmplus.volume import Case
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 STYLE = Path(__file__).with_name("dmplus.mplstyle")  #: for ``matplotlib.pyplot.style.use(figures.STYLE)``
 
@@ -76,7 +77,7 @@ def show(figure: Figure, sentence: str, *, dpi: int = 110) -> None:
     """
     sentence = " ".join(sentence.split())
     if len(sentence) < 15:
-        raise InputError(f"figure: expected a sentence that says what it shows; got {sentence!r}; write at least 15 characters")
+        raise InputError(f"figure: expected a sentence of 15 characters or more; got {sentence!r}; say what it shows")
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
         from IPython.display import display
 
@@ -92,19 +93,19 @@ def show(figure: Figure, sentence: str, *, dpi: int = 110) -> None:
 def plane_of(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
     """Slice ``index`` of (X, Y, Z) in display order: rows from top to bottom, columns from left to right.
 
-    Axial (Y, X) with the front on top and the right on the left; coronal (Z, X), the right on the left; sagittal (Z, Y),
-    the front on the left. Raises ``InputError`` for an unknown plane or an index outside the volume.
+    Axial (Y, X) with the front on top and the right on the left; coronal (Z, X), the right on the left; sagittal
+    (Z, Y), the front on the left. Raises ``InputError`` for an unknown plane or an index outside the volume.
     """
     if plane not in _AXIS:
         raise InputError(f"slice: expected plane axial, coronal or sagittal; got {plane!r}; choose one of those")
     n = volume.shape[_AXIS[plane]]
     if not 0 <= index < n:
-        raise InputError(f"slice: expected an {plane} index from 0 to {n - 1}; got {index}; choose one inside the volume")
+        raise InputError(f"slice: expected an {plane} index from 0 to {n - 1}; got {index}; choose one inside")
     return np.take(volume, index, axis=_AXIS[plane])[::-1, ::-1].T
 
 
 def window(image: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
-    """Grey levels shown as black and white: the 0.5 and 99.8 % points inside ``mask`` (of everything, if it is empty)."""
+    """Grey levels shown as black and white: the 0.5 and 99.8 % points inside ``mask`` (everywhere, if it is empty)."""
     inside = image[mask] if mask.any() else image.ravel()
     low, high = (float(v) for v in np.percentile(inside, [0.5, 99.8]))
     return low, high if high > low else low + 1.0
@@ -148,7 +149,12 @@ def draw_slice(
 
 
 def _outline(
-    axes: Axes, inside: np.ndarray, line: tuple[str, str], *, width: float = 1.4, extent: tuple[float, ...] | None = None
+    axes: Axes,
+    inside: np.ndarray,
+    line: tuple[str, str],
+    *,
+    width: float = 1.4,
+    extent: tuple[float, ...] | None = None,
 ) -> None:
     """Draw the border of a boolean slice. ``extent``: left, right, bottom, top of the image (voxels by default)."""
     if not inside.any():
@@ -162,7 +168,9 @@ def _outline(
     axes.contour(x, y, np.pad(inside, 1).astype(float), [0.5], colors=[colour], linestyles=[dash], linewidths=[width])
 
 
-def legend_lines(tiers: tuple[str, ...] = ("confirmed", "candidate"), *, earlier: bool = False, reference: bool = False) -> list:
+def legend_lines(
+    tiers: tuple[str, ...] = ("confirmed", "candidate"), *, earlier: bool = False, reference: bool = False
+) -> list[Line2D]:
     """Line handles for a legend of the outlines that :func:`draw_slice` draws."""
     from matplotlib.lines import Line2D
 
@@ -178,8 +186,8 @@ def legend_lines(tiers: tuple[str, ...] = ("confirmed", "candidate"), *, earlier
 def triage_board(case: Case, triage: Triage, *, path: str | Path | None = None) -> Figure:
     """One page: a row per lesion, confirmed ones first, in three planes, the prior beside it, and its facts in words.
 
-    ``case`` holds raw intensities on the grid of ``triage``. At most 30 lesions are drawn, the others are counted below;
-    without any lesion the page says so over three slices. ``path``: PNG written there as a whole or not at all.
+    ``case`` holds raw intensities on the grid of ``triage``. At most 30 lesions are drawn, the others are counted
+    below; without any lesion the page says so over three slices. ``path``: PNG written there, whole or not at all.
     """
     figure = _empty_page(case, triage) if triage.lesions.empty else _lesion_page(case, triage)
     if path is not None:
@@ -261,11 +269,12 @@ def _lesion_page(case: Case, triage: Triage) -> Figure:
             shown = plane_of(_crop(volume, centre, half), plane, middle)
             axes.imshow(shown, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
             if k < 3:
-                line = TIER_LINES[row.tier]
-                _outline(axes, plane_of((tiers > 0) & ~this, plane, middle), (line[0], "dotted"), width=0.7, extent=extent)
+                others, line = plane_of((tiers > 0) & ~this, plane, middle), TIER_LINES[row.tier]
+                _outline(axes, others, (line[0], "dotted"), width=0.7, extent=extent)
                 _outline(axes, plane_of(this, plane, middle), line, extent=extent)
             elif triage.earlier is not None:
-                _outline(axes, plane_of(_crop(triage.earlier > 0, centre, half), plane, middle), EARLIER_LINE, extent=extent)
+                earlier = _crop(triage.earlier > 0, centre, half)
+                _outline(axes, plane_of(earlier, plane, middle), EARLIER_LINE, extent=extent)
             if i == 0:
                 _sides(axes, plane, extent)
     more = len(triage.lesions) - len(rows)
@@ -384,7 +393,8 @@ def lesion_rows(triage: Triage) -> pd.DataFrame:
             "peak probability": table["peak_probability"].map("{:.2f}".format),
             "where": [place_words(*p) for p in table[["x_mm", "y_mm", "z_mm"]].to_numpy(float)],
             "change": [
-                change_words(*row) for row in table[["change", "volume_ratio", "prior_volume_mm3"]].itertuples(index=False)
+                change_words(*row)
+                for row in zip(table["change"], table["volume_ratio"], table["prior_volume_mm3"], strict=True)
             ],
         }
     )
