@@ -336,8 +336,8 @@ def _train(args: argparse.Namespace) -> int:
             if isinstance(error, runtime.InputError):
                 raise
             raise runtime.InputError(
-                f"{source.name}: expected a training configuration as JSON; got something else; pass the config.json of "
-                "a run"
+                f"{source.name}: expected a training configuration as JSON; got something else; pass the config.json "
+                "of a run"
             ) from None
     else:
         config = _preset(args.preset or "quick", args.prior)

@@ -203,15 +203,10 @@ def _apply(array: np.ndarray, matrices: list[np.ndarray | None]) -> np.ndarray:
 
 
 def _coverage(n_out: int, n_in: int, edge_out: float, edge_in: float) -> np.ndarray:
-    """Matrix (n_out, n_in): share of each output voxel that an input voxel covers; nearest for finer outputs."""
-    centre = (np.arange(n_out) + 0.5) * edge_out / edge_in - 0.5
-    if edge_out <= edge_in:
-        nearest = np.clip(np.floor(centre + 0.5).astype(int), 0, n_in - 1)
-        return np.eye(n_in, dtype=np.float32)[nearest]
-    half = edge_out / edge_in / 2
-    low = np.maximum(centre[:, None] - half, np.arange(n_in) - 0.5)
-    high = np.minimum(centre[:, None] + half, np.arange(n_in) + 0.5)
-    return (np.maximum(high - low, 0) / (2 * half)).astype(np.float32)
+    """Matrix (n_out, n_in): the share of each output voxel that each input voxel covers; both start at the same face."""
+    low_out, low_in = np.arange(n_out)[:, None] * edge_out, np.arange(n_in) * edge_in
+    overlap = np.minimum(low_out + edge_out, low_in + edge_in) - np.maximum(low_out, low_in)
+    return (np.maximum(overlap, 0) / edge_out).astype(np.float32)
 
 
 def transfer_labels(
@@ -219,38 +214,42 @@ def transfer_labels(
 ) -> np.ndarray:
     """Carry integer ids (X, Y, Z) to another spacing on the same axes; returns int32 of ``shape``; none vanishes.
 
-    Along axes where output voxels are finer each takes the id of the input voxel it lies in; where they are coarser,
-    an output voxel belongs to the lesions if at least half of it is covered, and to the lesion that covers most of it
-    (taking the voxel at its centre instead would shift everything by half an input voxel). A lesion left without a
-    voxel gets the free voxel nearest to its centre. ``edges_*``: voxel edges in mm; both grids start at the same face.
+    Each lesion takes as many output voxels as make up its volume, at least one: those it covers most, among equals the
+    ones nearest to its centre. (A fixed rule biases volumes or centres: with "half covered" every tie counts, which adds
+    15 % to a lesion of 1 cm³ at 1 x 1 x 2 mm; the voxel at its centre is off by half an input voxel at 2 mm.) Where two
+    lesions compete for a voxel the smaller one comes first. ``edges_*``: voxel edges in mm; both grids start at the same
+    face of the field of view.
     """
     labels = np.ascontiguousarray(labels)
-    out = np.zeros(shape, np.int32)
     ratio = np.asarray(edges_in, float) / np.asarray(edges_out, float)
     if np.all(ratio == 1) and labels.shape == tuple(shape):
         return labels.astype(np.int32)
+    out = np.zeros(shape, np.int32)
     matrices = [
         _coverage(m, n, float(eo), float(ei))
         for m, n, eo, ei in zip(shape, labels.shape, edges_out, edges_in, strict=True)
     ]
-    best, total = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     boxes = {i: box for i, box in enumerate(ndimage.find_objects(labels), 1) if box is not None}
-    for i, box in boxes.items():
-        columns = [m[:, b] for m, b in zip(matrices, box, strict=True)]
+    voxels = np.bincount(labels.ravel())
+    for i in sorted(boxes, key=lambda j: (voxels[j], j)):
+        lesion = labels[boxes[i]] == i
+        centre = np.argwhere(lesion).mean(axis=0) + [b.start for b in boxes[i]]
+        centre = (centre + 0.5) * ratio - 0.5  # as an index of the output
+        columns = [m[:, b] for m, b in zip(matrices, boxes[i], strict=True)]
         rows = [np.flatnonzero(c.any(axis=1)) for c in columns]
-        if any(len(r) == 0 for r in rows):
-            continue  # wholly outside the field of view: placed below
-        target = tuple(slice(r[0], r[-1] + 1) for r in rows)
-        share = _apply((labels[box] == i).astype(np.float32), [c[t] for c, t in zip(columns, target, strict=True)])
-        total[target] += share
-        wins = share > best[target]
-        out[target][wins] = i
-        best[target][wins] = share[wins]
-    out[total < 0.5 - 1e-5] = 0
-    present = np.bincount(out.ravel(), minlength=max(boxes, default=0) + 1) > 0
-    for i in (i for i in boxes if not present[i]):
-        inside = np.argwhere(labels[boxes[i]] == i).mean(axis=0) + [b.start for b in boxes[i]]
-        _place(out, i, (inside + 0.5) * ratio - 0.5)
+        taken = 0
+        if all(len(r) for r in rows):  # else wholly outside the output's field of view
+            target = tuple(slice(r[0], r[-1] + 1) for r in rows)
+            share = _apply(lesion.astype(np.float32), [c[t] for c, t in zip(columns, target, strict=True)])
+            share[out[target] > 0] = 0
+            where = np.argwhere(share > 1e-6)
+            apart = ((where + [t.start for t in target] - centre) ** 2).sum(axis=1)
+            order = np.lexsort((np.round(apart, 6), -np.round(share[tuple(where.T)], 4)))
+            chosen = where[order[: max(1, round(voxels[i] * float(np.prod(ratio))))]]
+            out[target][tuple(chosen.T)] = i
+            taken = len(chosen)
+        if taken == 0:
+            _place(out, i, centre)
     return out
 
 
