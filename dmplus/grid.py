@@ -203,7 +203,7 @@ def _apply(array: np.ndarray, matrices: list[np.ndarray | None]) -> np.ndarray:
 
 
 def _coverage(n_out: int, n_in: int, edge_out: float, edge_in: float) -> np.ndarray:
-    """Matrix (n_out, n_in): the share of each output voxel that each input voxel covers; both start at the same face."""
+    """Matrix (n_out, n_in): the share of each output voxel that each input voxel covers; both start at one face."""
     low_out, low_in = np.arange(n_out)[:, None] * edge_out, np.arange(n_in) * edge_in
     overlap = np.minimum(low_out + edge_out, low_in + edge_in) - np.maximum(low_out, low_in)
     return (np.maximum(overlap, 0) / edge_out).astype(np.float32)
@@ -215,10 +215,10 @@ def transfer_labels(
     """Carry integer ids (X, Y, Z) to another spacing on the same axes; returns int32 of ``shape``; none vanishes.
 
     Each lesion takes as many output voxels as make up its volume, at least one: those it covers most, among equals the
-    ones nearest to its centre. (A fixed rule biases volumes or centres: with "half covered" every tie counts, which adds
-    15 % to a lesion of 1 cm³ at 1 x 1 x 2 mm; the voxel at its centre is off by half an input voxel at 2 mm.) Where two
-    lesions compete for a voxel the smaller one comes first. ``edges_*``: voxel edges in mm; both grids start at the same
-    face of the field of view.
+    ones nearest to its centre. (A fixed rule biases volumes or centres: "half covered" counts every tie, which adds 15 %
+    to a lesion of 1 cm³ at 1 x 1 x 2 mm; taking the id at a voxel's centre is off by half an input voxel at 2 mm.) Where
+    two lesions compete for a voxel the smaller one comes first. ``edges_*``: voxel edges in mm; both grids start at the
+    same face of the field of view.
     """
     labels = np.ascontiguousarray(labels)
     ratio = np.asarray(edges_in, float) / np.asarray(edges_out, float)
