@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -160,8 +161,8 @@ against the notebook's parameter cell before anything starts; an unknown name is
             """example:
   dmplus run 00_start_here profile=smoke seed=3
 
-  dmplus run --list            every notebook with its question and minutes
-  dmplus run 00_start_here -h  this text; without name=value the notebook's defaults are used
+  dmplus run --list                every notebook with its question and minutes
+  dmplus run 00_start_here --list  its parameters with type, default and meaning
 
 Lists are written as [1, 2]; true and false are the only words for bool.
 what comes out: runs/<notebook>/<profile>/ with the executed notebook and results.json; after a failure the partial
@@ -285,7 +286,8 @@ def _evaluate_options(sub: Parser) -> None:
 def _run_options(sub: Parser) -> None:
     sub.add_argument("notebook", nargs="?", metavar="NOTEBOOK", help="name or number, such as 00_start_here or 00")
     sub.add_argument("settings", nargs="*", metavar="name=value", help="parameters of the notebook")
-    sub.add_argument("--list", action="store_true", help="list all notebooks with question and minutes")
+    sub.add_argument("--list", action="store_true", help="list the notebooks, or NOTEBOOK's parameters, and stop")
+    sub.add_argument("-o", "--out", default="runs", metavar="FOLDER", help="default: runs")
     sub.add_argument("-f", "--file", metavar="YAML", help="parameters from a YAML file; name=value wins over it")
 
 
@@ -399,7 +401,26 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    raise NotImplementedError
+    from dmplus import course, notebooks
+    from dmplus.runtime import InputError
+
+    if args.list:
+        if args.notebook is None:
+            print(notebooks.notebook_table())
+        else:
+            path = notebooks.find_notebook(args.notebook)
+            found = notebooks.parameters_of(notebooks.read_notebook(path), name=path.stem)
+            print(f"parameters of {path.stem}\n{notebooks.parameter_table(found)}")
+        return 0
+    if args.notebook is None:
+        raise InputError("expected a notebook, such as 00_start_here; got none; `dmplus run --list` names them all")
+    try:
+        done = course.run_notebook(args.notebook, args.settings, file=args.file, out=args.out)
+    except course.NotebookFailed as error:
+        print(f"dmplus: error: {error}", file=sys.stderr)
+        return 1
+    print(f"Executed notebook and results.json in {os.path.relpath(done.notebook.parent)}")
+    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -215,10 +215,10 @@ def transfer_labels(
     """Carry integer ids (X, Y, Z) to another spacing on the same axes; returns int32 of ``shape``; none vanishes.
 
     Each lesion takes as many output voxels as make up its volume, at least one: those it covers most, among equals the
-    ones nearest to its centre. (A fixed rule biases volumes or centres: "half covered" counts every tie, which adds 15 %
-    to a lesion of 1 cm³ at 1 x 1 x 2 mm; taking the id at a voxel's centre is off by half an input voxel at 2 mm.) Where
-    two lesions compete for a voxel the smaller one comes first. ``edges_*``: voxel edges in mm; both grids start at the
-    same face of the field of view.
+    ones nearest to its centre. (A fixed rule biases volumes or centres: "half covered" counts every tie and adds 15 %
+    to a lesion of 1 cm³ at 1 x 1 x 2 mm; the id at a voxel's centre is off by half an input voxel at 2 mm.) Where two
+    lesions compete for a voxel the smaller one comes first. ``edges_*``: voxel edges in mm; both grids start at one
+    face of the field of view.
     """
     labels = np.ascontiguousarray(labels)
     ratio = np.asarray(edges_in, float) / np.asarray(edges_out, float)
