@@ -122,21 +122,21 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             mean, variance = self.means.mean(0), self.variances.mean(0)
-            varies = variance > 0
+            varies = _varies(mean, variance)
             return F.batch_norm(x, mean, torch.where(varies, variance, 1), self.weight * varies, self.bias, eps=self.epsilon)
-        weight = self.weight
-        if self.epsilon < 1e-8:
-            with torch.no_grad():  # the price of no epsilon: one more pass to find the channels that do not vary
-                variance, mean = torch.var_mean(x.float(), (0, 2, 3, 4), correction=0)
-                varies = variance > 1e-12 * mean**2  # below: rounding noise of a constant
-            weight = weight * varies
-        y, mean, scale = torch.native_batch_norm(x, weight, self.bias, None, None, True, 0.0, self.epsilon)
+        variance, mean = torch.var_mean(x.float(), (0, 2, 3, 4), correction=0, keepdim=True)  # (1, C, 1, 1, 1), biased
         with torch.no_grad():
-            variance = (scale**-2 - self.epsilon).clamp_min(0)  # (C,) biased; scale is 1/sqrt(variance + epsilon)
-            self.means.index_copy_(0, self.row, mean[None])
-            self.variances.index_copy_(0, self.row, variance[None])
+            self.means.index_copy_(0, self.row, mean.view(1, -1))
+            self.variances.index_copy_(0, self.row, variance.view(1, -1))
             self.row.copy_((self.row + 1) % len(self.means))
-        return y
+        varies = _varies(mean, variance)
+        scale = self.weight.view_as(mean) * varies * (torch.where(varies, variance, 1) + self.epsilon).rsqrt()
+        return torch.addcmul(self.bias.view_as(mean), x - mean, scale).to(x.dtype)
+
+
+def _varies(mean: Tensor, variance: Tensor) -> Tensor:
+    """Whether a channel varies by more than the rounding noise of a constant."""
+    return variance > 1e-12 * mean**2 + 1e-16
 
 
 class Block(nn.Module):

@@ -1,0 +1,393 @@
+"""Optimizer, schedule, checkpoints: from cases to weights, resumable to the same weights at any moment.
+
+A run's folder holds ``config.json``, ``versions.json``, ``history.csv``, ``checkpoint.safetensors`` (parameters, batch
+statistics, optimizer state, step), and at the end ``weights.safetensors`` and ``result.json``. Randomness depends on
+(seed, step, index), so a run that was stopped and started again takes the same steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dmplus import losses
+from dmplus.inference import predict_volume
+from dmplus.metrics import match_lesions
+from dmplus.network import DeepMedic, NetworkConfig, preset, save
+from dmplus.runtime import InputError, Machine, Progress, from_dict, replacing, versions, write_json
+from dmplus.runtime import machine as choose_machine
+from dmplus.sampling import Sampler, SamplingConfig, Segments
+from dmplus.volume import Case
+
+#: loss name → (detection loss, segmentation loss)
+LOSSES: dict[str, tuple[str | None, str | None]] = {
+    "bce": (None, "bce"),
+    "dice": (None, "dice"),
+    "iou": (None, "iou"),
+    "vss": ("vss", None),
+    "sse": ("sse", None),
+    "jvss": ("vss", "bce"),
+    "jvss_dice": ("vss", "dice"),
+    "sse_bce": ("sse", "bce"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training. The defaults are the paper's (II.E.2); halving points are the release's."""
+
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    loss: str = "jvss"  #: a key of LOSSES
+    alpha: float = 0.995  #: large: sensitivity (VSS and SSE)
+    weight_detection: float = 1.0  #: factor of VSS or SSE
+    weight_segmentation: float = 1.0  #: factor of BCE, Dice or IOU
+    form: str = "paper"  #: "paper" or "released" (see dmplus.losses)
+    optimizer: str = "rmsprop"  #: "rmsprop" (with Nesterov momentum, as released) or "adamw"
+    learning_rate: float = 1e-3
+    schedule: str = "halving"  #: "halving" at the epochs below, "cosine" to 0, or "constant"
+    halve_after: tuple[int, ...] = (17, 22, 27, 32, 37, 42, 47, 52, 57)  #: epochs (from 0) after which the rate is halved
+    warmup: int = 0  #: steps over which the rate rises linearly from 0
+    l1: float = 1e-6  #: weight of Σ|W| over convolution kernels
+    l2: float = 1e-4  #: weight of ΣW² over convolution kernels
+    steps: int = 120_000  #: 60 epochs × 20 subepochs × 1000 segments / batches of 10
+    steps_per_epoch: int = 2000
+    batch: int = 10
+    seed: int = 0
+    validate_every: int = 2000  #: steps between whole-volume validations (0: only at the end)
+    checkpoint_every: int = 100  #: steps
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("loss", tuple(LOSSES)),
+            ("form", ("paper", "released")),
+            ("optimizer", ("rmsprop", "adamw")),
+            ("schedule", ("halving", "cosine", "constant")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"TrainConfig: expected {name} {', '.join(allowed)}; got {getattr(self, name)!r}; choose one of those"
+                )
+        for name in ("steps", "batch", "steps_per_epoch", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"TrainConfig: expected {name} of at least 1; got {getattr(self, name)}")
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"TrainConfig: expected alpha between 0 and 1; got {self.alpha}; large alpha favours sensitivity")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of training step ``step`` (counted from 0)."""
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "cosine":
+            return rise * self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        if self.schedule == "halving":
+            return rise * self.learning_rate * 0.5 ** sum(step // self.steps_per_epoch > e for e in self.halve_after)
+        return rise * self.learning_rate
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> TrainConfig:
+        """From a JSON object as in a run's config.json; unknown keys are errors."""
+        content = dict(content)
+        for name, kind in (("network", NetworkConfig), ("sampling", SamplingConfig)):
+            if name in content:
+                content[name] = from_dict(kind, content[name])
+        return from_dict(cls, content)
+
+
+def quick_config(prior: str = "path", **changes: Any) -> TrainConfig:
+    """The ``quick`` recipe: 16 channels, AdamW with a cosine, every lesion alike; some thousand segments on two cores."""
+    start = TrainConfig(
+        network=preset("quick", prior=prior),
+        sampling=SamplingConfig(centre="lesion"),
+        optimizer="adamw",
+        schedule="cosine",
+        learning_rate=2e-3,
+        warmup=50,
+        steps=1500,
+        l1=0.0,
+        l2=0.0,
+        validate_every=500,
+    )
+    return dataclasses.replace(start, **changes)
+
+
+# ------------------------------------------------------------------------------------------- the step
+class RMSPropNesterov(torch.optim.Optimizer):
+    """The released optimizer: RMSProp with the epsilon inside the root and Nesterov momentum on the scaled step.
+
+    a ← ρa + (1−ρ)g² ; step = lr·g/√(a + ε) ; v ← m·v − step ; p ← p + m·v − step, with the new v; a and v start at 0
+    (Huang et al. 2022, II.E.2: ρ = 0.9, ε = 1e-4, m = 0.6). torch.optim.RMSprop differs: ε outside the root, the rate
+    applied after the momentum, no Nesterov.
+    """
+
+    def __init__(self, params: Any, lr: float, *, rho: float = 0.9, eps: float = 1e-4, momentum: float = 0.6) -> None:
+        super().__init__(params, {"lr": lr, "rho": rho, "eps": eps, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {"a": torch.zeros_like(p), "v": torch.zeros_like(p)}
+            grads = [p.grad for p in params]
+            a, v = ([self.state[p][k] for p in params] for k in "av")
+            torch._foreach_mul_(a, group["rho"])
+            torch._foreach_addcmul_(a, grads, grads, 1 - group["rho"])
+            root = torch._foreach_add(a, group["eps"])
+            torch._foreach_sqrt_(root)
+            scaled = torch._foreach_div(grads, root)
+            torch._foreach_mul_(scaled, group["lr"])
+            torch._foreach_mul_(v, group["momentum"])
+            torch._foreach_sub_(v, scaled)
+            torch._foreach_add_(params, v, alpha=group["momentum"])
+            torch._foreach_sub_(params, scaled)
+
+
+def kernels(network: DeepMedic) -> list[Tensor]:
+    """The convolution kernels, the only parameters that L1 and L2 act on."""
+    return [p for name, p in network.named_parameters() if name.endswith("conv.weight")]
+
+
+def make_optimizer(network: DeepMedic, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of a configuration over all parameters of the network."""
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    return RMSPropNesterov(network.parameters(), lr=config.learning_rate)
+
+
+def cost(prob: Tensor, target: Tensor, config: TrainConfig) -> dict[str, Tensor]:
+    """The parts of the loss and their weighted sum ``"loss"``; prob and target are foreground (B, X, Y, Z)."""
+    detection, segmentation = LOSSES[config.loss]
+    parts: dict[str, Tensor] = {}
+    total = prob.new_zeros(())
+    if detection:
+        function = losses.vss if detection == "vss" else losses.sse
+        parts[detection] = function(prob, target, alpha=config.alpha, form=config.form)
+        total = total + config.weight_detection * parts[detection]
+    if segmentation:
+        parts[segmentation] = getattr(losses, segmentation)(prob, target, form=config.form)
+        total = total + config.weight_segmentation * parts[segmentation]
+    return parts | {"loss": total}
+
+
+Forward = Callable[[Tensor, Sequence[Tensor], Tensor | None], Tensor]
+
+
+def training_step(
+    network: DeepMedic,
+    optimizer: torch.optim.Optimizer,
+    segments: Segments,
+    config: TrainConfig,
+    *,
+    forward: Forward | None = None,
+    machine: Machine | None = None,
+) -> dict[str, float]:
+    """One update of ``network`` (in training mode) on one batch; returns the parts of the loss before the update.
+
+    forward: a compiled ``network.probabilities``, or None for the plain one.
+    """
+    with (machine or Machine("cpu", "float32", "")).autocast():
+        prob = (forward or network.probabilities)(segments.current, segments.low, segments.prior)
+    parts = cost(prob[:, 1], segments.target, config)
+    total = parts["loss"]
+    if config.l1 or config.l2:
+        w = kernels(network)
+        parts["l1"], parts["l2"] = sum(k.abs().sum() for k in w), sum((k * k).sum() for k in w)
+        total = total + config.l1 * parts["l1"] + config.l2 * parts["l2"]
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    optimizer.step()
+    return {k: float(v.detach()) for k, v in parts.items()}
+
+
+# ------------------------------------------------------------------------------------------- the run
+def train(
+    config: TrainConfig,
+    training: Sequence[Case],
+    validation: Sequence[Case],
+    folder: str | Path,
+    *,
+    init: DeepMedic | None = None,
+    machine: Machine | None = None,
+    compile: bool | None = None,
+    progress: bool = True,
+    stop_after: int | None = None,
+) -> DeepMedic:
+    """Train a network and return it in inference mode; everything about the run lies in ``folder``.
+
+    training, validation: cases with labels (raw intensities; they are normalised here); validation may be empty. A folder
+    with a checkpoint of the same configuration is resumed; one of another configuration is refused.
+    init: a network whose weights start the run (same configuration), for fine-tuning.
+    compile: torch.compile the step (None: when a compiler is there and the run is long enough to earn it back).
+    stop_after: stop (with a checkpoint) once so many steps are done in all: for tests and for sharing a machine.
+    """
+    folder = Path(folder)
+    machine = machine or choose_machine()
+    network = _start(config, init).to(machine.device)
+    optimizer = make_optimizer(network, config)
+    done, history = _resume(folder, config, network, optimizer)
+    folder.mkdir(parents=True, exist_ok=True)
+    if done == 0:
+        write_json(folder / "config.json", config)
+    write_json(folder / "versions.json", versions() | {"device": machine.device, "precision": machine.precision, "why": machine.why})
+    sampler = Sampler([c.normalised() for c in training], config.network, config.sampling, seed=config.seed)
+    held_out = [c.normalised() for c in validation]
+    forward = _compiled(network, sampler.batch(0, config.batch).to(machine.device), machine, config.steps - done, compile, progress)
+    report = Progress(config.steps, "training", every=10 if progress else math.inf)
+    report.done, seen = done, []
+    begun, before = time.monotonic(), history[-1]["seconds"] if history else 0.0
+    network.train()
+    last = config.steps if stop_after is None else min(stop_after, config.steps)
+    for step in range(done, last):
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate(step)
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))  # dropout
+        segments = sampler.batch(step, config.batch).to(machine.device)
+        try:
+            parts = training_step(network, optimizer, segments, config, forward=forward, machine=machine)
+        except torch._dynamo.exc.TorchDynamoException:  # a compiler that gives up on the real batch
+            forward = None
+            parts = training_step(network, optimizer, segments, config, machine=machine)
+        if not math.isfinite(parts["loss"]):
+            raise FloatingPointError(f"the loss became {parts['loss']} in step {step}; lower the learning rate of {folder.name}")
+        seen.append(parts)
+        report.step(note=f"loss {np.mean([p['loss'] for p in seen[-20:]]):.4f}")
+        n = step + 1
+        due = n == config.steps or (config.validate_every and n % config.validate_every == 0)
+        if due or n % config.checkpoint_every == 0 or n == last:
+            row = {"step": n, "segments": n * config.batch, "seconds": round(before + time.monotonic() - begun, 1)}
+            row |= {"rate": config.rate(step)} | {k: float(np.mean([p[k] for p in seen])) for k in parts}
+            if due and held_out:
+                row |= validate(network, held_out, machine=machine)
+                network.train()
+                if progress:
+                    print(f"step {n}: " + ", ".join(f"{k} {v:.3f}" for k, v in row.items() if k.startswith("val_")), flush=True)
+            history.append(row)
+            seen = []
+            _checkpoint(folder, config, network, optimizer, n, history)
+    network.eval()
+    if last == config.steps:
+        _finish(folder, config, network, history, machine)
+    return network
+
+
+def validate(network: DeepMedic, cases: Sequence[Case], *, machine: Machine | None = None) -> dict[str, float]:
+    """Lesion-wise figures at threshold 0.5 over normalised cases with labels, and the mean BCE inside the brain."""
+    counts, entropy = None, []
+    for case in cases:
+        prob = predict_volume(network, case.image, prior=case.prior, mask=case.mask, machine=machine)
+        found = match_lesions(case.label.astype(bool), prob >= 0.5, spacing=case.spacing)
+        counts = found if counts is None else counts + found
+        p, y = (torch.from_numpy(a[case.mask].astype(np.float32)) for a in (prob, case.label))
+        entropy.append(float(torch.nn.functional.binary_cross_entropy(p, y)))
+    assert counts is not None
+    return {
+        "val_bce": float(np.mean(entropy)),
+        "val_sensitivity": counts.sensitivity,
+        "val_precision": counts.precision,
+        "val_fp_per_volume": counts.fp / len(cases),
+        "val_mdsc": counts.mdsc,
+    }
+
+
+def _start(config: TrainConfig, init: DeepMedic | None) -> DeepMedic:
+    torch.manual_seed(config.seed)
+    network = DeepMedic(config.network)
+    if init is not None:
+        if init.config != config.network:
+            raise InputError("train: expected init of the configuration's network; got another; see network.add_prior_path")
+        network.load_state_dict(init.state_dict())
+    return network
+
+
+def _compiled(
+    network: DeepMedic, example: Segments, machine: Machine, steps: int, wanted: bool | None, progress: bool
+) -> Forward | None:
+    """network.probabilities compiled, or None where that does not pay, is not possible, or was not wanted."""
+    if wanted is False or (wanted is None and (steps < 400 or not (machine.device == "cuda" or shutil.which("g++")))):
+        return None
+    if progress:
+        print("compiling the training step (about a minute) ...", flush=True)
+    keep = {k: v.clone() for k, v in network.state_dict().items()}  # the trial below must not leave batch statistics
+    forward = torch.compile(network.probabilities, dynamic=False)
+    network.train()
+    try:
+        with warnings.catch_warnings(), machine.autocast():
+            warnings.simplefilter("ignore")  # the compiler's own deprecation warnings
+            forward(example.current, example.low, example.prior).sum().backward()
+    except Exception as error:  # any failure of the compiler has the same cure, and is reported
+        print(f"not compiled ({type(error).__name__}): training goes on without, somewhat slower", flush=True)
+        forward = None
+    network.load_state_dict(keep)
+    network.zero_grad(set_to_none=True)
+    return forward
+
+
+# ------------------------------------------------------------------------------------------- checkpoints
+def _checkpoint(
+    folder: Path, config: TrainConfig, network: DeepMedic, optimizer: torch.optim.Optimizer, step: int, history: list[dict[str, Any]]
+) -> None:
+    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+    for name, p in network.named_parameters():
+        tensors |= {f"optimizer.{name}.{k}": torch.as_tensor(v) for k, v in optimizer.state[p].items()}
+    header = {"step": str(step), "config": json.dumps(dataclasses.asdict(config)), "history": json.dumps(history)}
+    with replacing(folder / "checkpoint.safetensors") as part:
+        safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata=header)
+    with replacing(folder / "history.csv") as part:
+        pd.DataFrame(history).to_csv(part, index=False)
+
+
+def _resume(
+    folder: Path, config: TrainConfig, network: DeepMedic, optimizer: torch.optim.Optimizer
+) -> tuple[int, list[dict[str, Any]]]:
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        return 0, []
+    try:
+        with safetensors.safe_open(path, "pt") as f:
+            header = f.metadata()
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{path.name}: expected a checkpoint of dmplus train; it cannot be read; delete the run's folder") from error
+    if json.loads(header["config"]) != json.loads(json.dumps(dataclasses.asdict(config))):
+        raise InputError(
+            f"{folder.name}: expected a run of the same configuration to resume; its config.json differs; "
+            "choose another folder or remove this one"
+        )
+    network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+    for name, p in network.named_parameters():
+        prefix = f"optimizer.{name}."
+        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        # AdamW keeps its step count on the CPU, everything else lies beside the parameter
+        optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
+    return int(header["step"]), json.loads(header["history"])
+
+
+def _finish(folder: Path, config: TrainConfig, network: DeepMedic, history: list[dict[str, Any]], machine: Machine) -> None:
+    info = {
+        "loss": config.loss,
+        "alpha": config.alpha if LOSSES[config.loss][0] else None,
+        "weight_detection": config.weight_detection,
+        "weight_segmentation": config.weight_segmentation,
+        "form": config.form,
+        "segments": config.steps * config.batch,
+        "seed": config.seed,
+    }
+    save(folder / "weights.safetensors", network, info=info)
+    write_json(folder / "result.json", {"step": config.steps, "device": machine.device, "precision": machine.precision} | history[-1])

@@ -1,0 +1,200 @@
+"""The network against the authors' program, its shapes, its hygiene, its files."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dmplus import network as N
+from dmplus.network import DeepMedic, NetworkConfig, preset
+from dmplus.runtime import InputError
+from dmplus.tf_checkpoint import assign, variable_names
+
+GOLDEN = Path(__file__).parent / "data" / "deepmedic_plus_tiny.npz"  # the variables, one item of the 37³ and 19³ sets
+FULL = Path(__file__).parents[2] / "shared" / "reference" / "golden" / "deepmedic_plus_tiny.npz"
+TINY = NetworkConfig(features=tuple(range(4, 13)), fully_connected=(20, 20))
+
+
+def golden(path, name):
+    with np.load(path) as z:
+        variables = {k[4:]: z[k] for k in z.files if k.startswith("var/")}
+        arrays = {k: torch.tensor(z[f"set0/{name}/{k}"]) for k in ("x", "x_prior", "x_sub_0", "x_sub_1", "prob")}
+    return assign(DeepMedic(TINY), variables).eval(), arrays
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [(GOLDEN, "train"), (GOLDEN, "val")] + [(FULL, n) for n in ("train", "test", "val") if FULL.exists()],
+    ids=lambda v: v if isinstance(v, str) else v.parent.name,
+)
+def test_reproduces_the_authors_program(path, name):
+    net, z = golden(path, name)
+    with torch.inference_mode():
+        prob = net.probabilities(z["x"], [z["x_sub_0"], z["x_sub_1"]], z["x_prior"])
+    assert (prob - z["prob"]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"norm_epsilon": 1e-5},
+        {"residual_layers": (4, 6)},
+        {"residual_fully_connected": ()},
+        {"dropout_scaling": "inverted"},
+    ],
+    ids=lambda f: next(iter(f)),
+)
+def test_every_choice_of_the_release_shows(fault):
+    net, z = golden(GOLDEN, "train")
+    other = DeepMedic(dataclasses.replace(TINY, **fault)).eval()
+    other.load_state_dict(net.state_dict())
+    with torch.inference_mode():
+        prob = other.probabilities(z["x"], [z["x_sub_0"], z["x_sub_1"]], z["x_prior"])
+    assert (prob - z["prob"]).abs().max() > 1e-5
+
+
+def test_sizes_of_the_paper():
+    assert sum(p.numel() for p in DeepMedic(preset("paper")).parameters()) == 4_900_806
+    config = preset("paper")
+    assert config.receptive_field == 19
+    assert [config.low_size(19, f) for f in (3, 5)] == [25, 22]
+    assert [config.low_size(27, f) for f in (3, 5)] == [27, 24]
+    assert [config.low_start(100, f) for f in (3, 5)] == [82, 64]  # s - 18 and s - 36
+    assert [preset("quick").low_start(100, f) for f in (3, 5)] == [83, 66]  # one and two voxels on: block centres
+    names = variable_names(DeepMedic(config))
+    assert len(names) == len(set(names.values())) == len(DeepMedic(config).state_dict()) - 35  # the row counters
+
+
+def inputs(config, batch=2, edge=21, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    low = [torch.randn(batch, 1, *[config.low_size(edge - 18, f)] * 3, generator=g) for f in config.low_factors]
+    current = torch.randn(batch, 1, edge, edge, edge, generator=g)
+    return current, low, torch.randn(batch, 1, edge, edge, edge, generator=g)
+
+
+@pytest.mark.parametrize("prior", ["none", "channel", "path"])
+@pytest.mark.parametrize("name", ["smoke", "quick"])
+def test_probabilities(name, prior):
+    config = preset(name, prior=prior)
+    net = DeepMedic(config).eval()
+    current, low, earlier = inputs(config)
+    before = None if prior == "none" else earlier
+    with torch.inference_mode():
+        p = net.probabilities(current, low, before)
+        assert p.shape == (2, 2, 3, 3, 3)
+        assert torch.allclose(p.sum(1), torch.ones(2, 3, 3, 3), atol=1e-6)
+        absent = net.probabilities(current, low)
+        if prior != "none":
+            assert torch.equal(absent, net.probabilities(current, low, torch.zeros_like(current)))
+            assert not torch.equal(absent, p)  # the prior matters
+
+
+@pytest.mark.parametrize("name", ["paper", "smoke"])
+@pytest.mark.parametrize("prior", ["channel", "path"])
+@pytest.mark.parametrize("what", ["zero prior", "constant image", "all zero"])
+def test_finite_on_degenerate_input(name, prior, what):
+    config = preset(name, prior=prior)
+    if name == "paper":  # the paper's choices at a tenth of its width
+        config = dataclasses.replace(config, features=tuple(range(3, 12)), fully_connected=(30, 30))
+    torch.manual_seed(0)
+    net = DeepMedic(config).train()
+    current, low, earlier = inputs(config)
+    if what == "zero prior":
+        earlier = torch.zeros_like(earlier)
+    elif what == "constant image":
+        current, low = torch.full_like(current, 0.7), [torch.full_like(x, 0.7) for x in low]
+    else:
+        current, earlier, low = current * 0, earlier * 0, [x * 0 for x in low]
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    for step in range(6):
+        if step == 3:
+            for _ in range(60):  # until none of the initial rows of the batch statistics is left
+                with torch.no_grad():
+                    net(current, low, earlier)
+        p = net.probabilities(current, low, earlier)
+        loss = -torch.log(p[:, 0] + 1e-6).mean()  # a batch without lesion
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(bool(torch.isfinite(q.grad).all()) for q in net.parameters())
+        assert max(float(q.grad.abs().max()) for q in net.parameters()) < 1e4
+        optimizer.step()
+    with torch.inference_mode():
+        net.eval()
+        for volume in (current, torch.randn_like(current)):
+            assert bool(torch.isfinite(net.probabilities(volume, low, earlier)).all())
+
+
+def test_batch_statistics_are_the_mean_of_the_last_batches():
+    norm = N.BatchNorm(3, 1e-5, 4).train()
+    xs = [torch.randn(2, 3, 4, 4, 4) * (i + 1) + i for i in range(6)]
+    for x in xs:
+        norm(x)
+    kept = xs[2:]
+    assert torch.allclose(norm.means.mean(0), torch.stack([x.mean((0, 2, 3, 4)) for x in kept]).mean(0), atol=1e-5)
+    biased = torch.stack([x.var((0, 2, 3, 4), correction=0) for x in kept]).mean(0)
+    assert torch.allclose(norm.variances.mean(0), biased, rtol=1e-4)
+
+
+def test_add_prior_path_starts_as_the_same_function():
+    torch.manual_seed(0)
+    plain = DeepMedic(preset("smoke", prior="none"))
+    current, low, earlier = inputs(plain.config, edge=25)
+    plain.train()
+    plain(current, low)
+    plain.eval()
+    grown = N.add_prior_path(plain)
+    with torch.inference_mode():
+        assert torch.allclose(plain(current, low), grown(current, low, earlier), atol=1e-5)
+    grown.train()
+    grown(current, low, earlier).square().sum().backward()
+    assert float(grown.fully_connected.blocks[0].conv.weight.grad[:, 4:8].abs().max()) > 0  # and it can learn
+    with pytest.raises(InputError, match="add_prior_path"):
+        N.add_prior_path(DeepMedic(preset("smoke", prior="path")))
+
+
+def test_weights_file_round_trip(tmp_path):
+    net = DeepMedic(preset("smoke")).train()
+    current, low, earlier = inputs(net.config)
+    net(current, low, earlier)
+    N.save(tmp_path / "w.safetensors", net, info={"loss": "jvss", "alpha": 0.995})
+    again = N.load(tmp_path / "w.safetensors")
+    assert again.config == net.config and not again.training
+    assert N.info(tmp_path / "w.safetensors")["info"] == {"loss": "jvss", "alpha": 0.995}
+    with torch.inference_mode():
+        assert torch.equal(net.eval()(current, low, earlier), again(current, low, earlier))
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_foreign_weights_are_refused(tmp_path):
+    import safetensors.torch
+
+    with pytest.raises(InputError, match="no such file"):
+        N.load(tmp_path / "missing.safetensors")
+    (tmp_path / "text.safetensors").write_text("not weights")
+    with pytest.raises(InputError, match="not a readable safetensors"):
+        N.load(tmp_path / "text.safetensors")
+    safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="another program"):
+        N.load(tmp_path / "other.safetensors")
+    header = {"dmplus": json.dumps({"network": dataclasses.asdict(preset("smoke")), "info": {}})}
+    safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "cut.safetensors", metadata=header)
+    with pytest.raises(InputError, match="do not fit"):
+        N.load(tmp_path / "cut.safetensors")
+
+
+def test_wrong_shapes_say_what_was_expected():
+    net = DeepMedic(preset("smoke"))
+    current, low, earlier = inputs(net.config)
+    with pytest.raises(InputError, match=r"at least 19 voxels"):
+        net(current[:, :, :10], low, earlier)
+    with pytest.raises(InputError, match=r"factor 3\) of shape \(2, 1, 19, 19, 19\)"):
+        net(current, [low[0][:, :, 1:], low[1]], earlier)
+    with pytest.raises(InputError, match="prior of the current scan's shape"):
+        net(current, low, earlier[:1])
+    with pytest.raises(InputError, match="no prior"):
+        DeepMedic(preset("smoke", prior="none"))(current, low, earlier)
+    with pytest.raises(InputError, match="prior none or channel or path"):
+        preset("quick", prior="maybe")
