@@ -9,15 +9,17 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 EXIT_CODES = """exit codes:
   0    done
   1    it ran, but something failed (a check of doctor, a notebook's cell)
-  2    input or options that cannot be used: one line says what was expected, what came, what to do
+  2    input or options that cannot be used; one line says what to do
   130  interrupted with Ctrl-C; nothing half written is left behind"""
 
 #: Subcommands that compute for long: their process is restarted once with the C library's allocator cured.
@@ -35,6 +37,22 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
+def _width() -> int:
+    return min(100, shutil.get_terminal_size().columns - 2)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal, not wider than a page."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=_width())
+
+
+def _filled(text: str) -> str:
+    """Paragraphs wrapped to the terminal."""
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), _width()) for part in text.split("\n\n"))
+
+
 # ------------------------------------------------------------------------------------------------------ the parser
 def parser() -> Parser:
     """The whole command line."""
@@ -44,7 +62,7 @@ def parser() -> Parser:
         "2022).\nResearch and teaching only: not for clinical use.",
         epilog="example:\n  dmplus predict scan.nii.gz --prior earlier.nii.gz -o out/\n\n"
         "Each command explains itself: dmplus predict --help\n\n" + EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=_version())
@@ -54,9 +72,9 @@ def parser() -> Parser:
         sub = commands.add_parser(
             name,
             help=line,
-            description=text,
+            description=_filled(text),
             epilog=f"{epilog}\n\n{EXIT_CODES}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
         )
         sub.set_defaults(do=do, parser=sub)
@@ -80,18 +98,22 @@ the brain); a head with skull is refused: strip it, for example with HD-BET or S
             """example:
   dmplus predict scan.nii.gz --prior earlier.nii.gz --mask brain.nii.gz -o out/
 
-what comes out, in the folder given with -o (as a whole or not at all):
-  sens_probability.nii.gz  probability of the sensitive model, on the scan's own grid like all maps
+what comes out, in the folder given with -o (as a whole or not at all);
+all maps lie on the scan's own grid:
+  sens_probability.nii.gz  probability of the sensitive model
   spec_probability.nii.gz  probability of the specific model
   segmentation.nii.gz      the union of both, 0 or 1
   tiers.nii.gz             0 background, 1 candidate, 2 confirmed
   lesions.nii.gz           the lesion's number in lesions.csv
-  lesions.csv              tier, volume (mm3, voxels of the scan's grid), centre (mm, scanner frame), peak
-                           probability, stratum (below or from 0.1 cm3), change since the earlier scan
-  triage.png               each lesion in three planes, the earlier scan beside it
-  run.json                 what was done: versions, weights and their hashes, device, seconds, thresholds, counts
+  lesions.csv              tier, volume (mm3, counted on the scan's grid),
+                           centre (mm, scanner frame), peak probability,
+                           stratum (below or from 0.1 cm3), and the change
+                           since the earlier scan (measured at 1 mm)
+  triage.png               each lesion in three planes, the earlier one beside it
+  run.json                 versions, weights and their hashes, device, seconds,
+                           thresholds, counts
 
-A full scan of 240 x 240 x 155 voxels takes about a minute or two on two cores.""",
+A scan of 240 x 240 x 155 voxels takes one to three minutes on two cores.""",
         )
     )
     _synth_options(
@@ -106,8 +128,10 @@ where it stopped.""",
   dmplus synth -o cohort/ --cohort quick --patients 20 --seed 1
 
 what comes out:
-  cases.csv         name,patient,visit,days,split,image,prior,label,mask; paths relative to the folder
-  *_image.nii.gz    a visit (int16 with a scale factor); *_prior, *_label, *_mask beside it
+  cases.csv        name,patient,visit,days,split,image,prior,label,mask;
+                   paths are relative to the folder
+  *_image.nii.gz   a visit; *_prior, *_label and *_mask lie beside it
+
 The patients do not exist: call every result on them synthetic.""",
         )
     )
@@ -146,9 +170,9 @@ on the grid of the case's image).""",
   dmplus evaluate cohort/ --split test -o evaluation/
 
 what comes out, in the folder given with -o:
-  lesions.csv   one row per reference lesion and per false positive, for each model
+  lesions.csv   one row per reference lesion and per false positive of each model
   summary.csv   the numbers with their intervals, for each model and stratum
-  run.json      what was done; matching rule, threshold, versions, weights""",
+  run.json      matching rule, threshold, versions, weights""",
         )
     )
     _run_options(
@@ -165,8 +189,9 @@ against the notebook's parameter cell before anything starts; an unknown name is
   dmplus run 00_start_here --list  its parameters with type, default and meaning
 
 Lists are written as [1, 2]; true and false are the only words for bool.
-what comes out: runs/<notebook>/<profile>/ with the executed notebook and results.json; after a failure the partial
-notebook and the error.""",
+
+what comes out: runs/<notebook>/<profile>/ with the executed notebook and
+results.json; after a failure the partial notebook and the error.""",
         )
     )
     _doctor_options(
