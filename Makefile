@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile
+	@sed -n -e '/^$$/q' -e 's/^# \{0,1\}//p' Makefile
 
 course: $(READY)
 	$(BIN)/python -m dmplus.course run --profile $(PROFILE)

@@ -423,7 +423,9 @@ def bench(*, seconds: float = 20.0) -> str:
 
     for what, prior in (("predict", None), ("predict with an earlier scan", case.prior)):
         times = predict(prior)
-        rows.append((what, f"{np.median(times):.2f}", str(len(times)), f"volume of {ball.sum() / 1e6:.2f} million voxels"))
+        rows.append(
+            (what, f"{np.median(times):.2f}", str(len(times)), f"volume of {ball.sum() / 1e6:.2f} million voxels")
+        )
     with tempfile.TemporaryDirectory() as folder:
         spent, steps = 0.0, 2
         while spent < seconds / 2:
@@ -441,7 +443,9 @@ def main() -> int:
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m dmplus.course", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "bench"), help="run: all notebooks; bench: time prediction and training")
+    parser.add_argument(
+        "what", choices=("run", "bench"), help="run: all notebooks; bench: time prediction and training"
+    )
     parser.add_argument("--profile", default="quick", choices=tuple(PROFILES))
     parser.add_argument("--out", default="runs", help="folder for the executed notebooks (default: %(default)s)")
     options = parser.parse_args()

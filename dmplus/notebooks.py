@@ -4,7 +4,6 @@ papermill reads the same parameters cell for its help. What it would forgive (a 
 that vanishes from the help) is refused here with one line, before a kernel starts.
 """
 
-
 from __future__ import annotations
 
 import ast
@@ -20,6 +19,7 @@ from dmplus.runtime import InputError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+
 
 # -------------------------------------------------------------------------------------------- finding notebooks
 def course_root() -> Path:
