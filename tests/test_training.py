@@ -83,3 +83,107 @@ def test_three_steps_of_the_authors_program():
                 worst[k] = max(worst[k], float((optimizer.state[p][k] - theirs).abs().max()))
         limits = {"params": 1e-5, "grad": 5e-5, "mean": 1e-4, "variance": 3e-4, "a": 1e-6, "v": 5e-6}
         assert {k: v for k, v in worst.items() if v > limits[k]} == {}
+
+
+SMALL = TrainConfig(
+    network=preset("smoke"),
+    sampling=SamplingConfig(segment=25, centre="lesion"),
+    optimizer="adamw",
+    schedule="cosine",
+    learning_rate=3e-3,
+    steps=6,
+    batch=4,
+    validate_every=3,
+    checkpoint_every=2,
+    l1=0.0,
+    l2=0.0,
+)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_a_stopped_run_ends_with_the_same_weights(tmp_path, cases, optimizer):
+    config = dataclasses.replace(SMALL, optimizer=optimizer)
+    keywords = {"machine": CPU, "progress": False}
+    whole = train(config, cases[:3], cases[3:], tmp_path / "whole", **keywords)
+    for stop in (1, 3, 4):  # after a step of its own, at a validation, on a checkpoint
+        train(config, cases[:3], cases[3:], tmp_path / "parts", stop_after=stop, **keywords)
+        assert not (tmp_path / "parts" / "weights.safetensors").exists()
+    parts = train(config, cases[:3], cases[3:], tmp_path / "parts", **keywords)
+    assert all(torch.equal(v, parts.state_dict()[k]) for k, v in whole.state_dict().items())
+    again = N.load(tmp_path / "parts" / "weights.safetensors")
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
+    names = ("checkpoint.safetensors", "config.json", "history.csv", "result.json", "versions.json", "weights.safetensors")
+    assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == sorted(names)
+    history = pd.read_csv(tmp_path / "parts" / "history.csv")
+    assert history.step.is_monotonic_increasing and history.step.iloc[-1] == 6
+    assert history.val_fp_per_volume.notna().sum() == 2
+    assert TrainConfig.from_json(json.loads((tmp_path / "parts" / "config.json").read_text())) == config
+
+
+def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path, cases, monkeypatch):
+    """A crash between checkpoints loses steps, not determinism."""
+    whole = train(SMALL, cases[:3], [], tmp_path / "whole", machine=CPU, progress=False)
+    real, calls = T.training_step, []
+
+    def dies(*args, **keywords):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **keywords)
+
+    monkeypatch.setattr(T, "training_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, cases[:3], [], tmp_path / "killed", machine=CPU, progress=False)
+    monkeypatch.setattr(T, "training_step", real)
+    resumed = train(SMALL, cases[:3], [], tmp_path / "killed", machine=CPU, progress=False)
+    assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in whole.state_dict().items())
+
+
+def test_another_configuration_is_not_resumed(tmp_path, cases):
+    train(SMALL, cases[:3], [], tmp_path, machine=CPU, progress=False, stop_after=2)
+    with pytest.raises(InputError, match="same configuration"):
+        train(dataclasses.replace(SMALL, alpha=0.5), cases[:3], [], tmp_path, machine=CPU, progress=False)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match="cannot be read"):
+        train(SMALL, cases[:3], [], tmp_path, machine=CPU, progress=False)
+
+
+def test_training_learns_bright_balls(tmp_path, cases):
+    config = dataclasses.replace(SMALL, steps=60, validate_every=0, checkpoint_every=30, loss="bce")
+    net = train(config, cases[:3], cases[3:], tmp_path, machine=CPU, progress=False)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history.bce.iloc[-1] < 0.7 * history.bce.iloc[0]
+    held_out = cases[3].normalised()
+    prob = T.predict_volume(net, held_out.image, prior=held_out.prior, mask=held_out.mask, machine=CPU)
+    inside = held_out.label > 0
+    assert prob[inside].mean() > 2 * prob[held_out.mask & ~inside].mean()
+
+
+@pytest.mark.parametrize("loss", list(T.LOSSES))
+def test_every_loss_is_wired(loss, tmp_path, cases):
+    config = dataclasses.replace(SMALL, loss=loss, weight_detection=2.0, weight_segmentation=3.0)
+    prob = torch.rand(2, 5, 5, 5)
+    target = (torch.rand(2, 5, 5, 5) > 0.9).float()
+    parts = T.cost(prob, target, config)
+    detection, segmentation = T.LOSSES[loss]
+    expected = (2 * parts[detection] if detection else 0) + (3 * parts[segmentation] if segmentation else 0)
+    assert float(parts["loss"]) == pytest.approx(float(expected))
+
+
+def test_schedules():
+    paper = TrainConfig()
+    assert paper.steps == 60 * 20 * 1000 / 10
+    assert paper.rate(0) == paper.rate(17 * 2000 + 1999) == 1e-3  # epochs 0 to 17
+    assert paper.rate(18 * 2000) == 5e-4
+    assert paper.rate(paper.steps - 1) == pytest.approx(1e-3 / 2**9)
+    quick = quick_config()
+    assert quick.rate(0) == pytest.approx(2e-3 / 50) and quick.rate(quick.steps - 1) < 1e-7
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(InputError, match="expected only the keys .* got momentum"):
+        TrainConfig.from_json({"momentum": 0.9})
+    with pytest.raises(InputError, match="expected loss bce"):
+        TrainConfig(loss="focal")
+    with pytest.raises(InputError, match="large alpha"):
+        TrainConfig(alpha=2)

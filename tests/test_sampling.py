@@ -1,0 +1,128 @@
+"""Segments: what is cut, where, how often, and that nothing shifts by a voxel."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import ball_case
+
+from dmplus.network import preset
+from dmplus.runtime import InputError, rng
+from dmplus.sampling import Sampler, SamplingConfig, crop
+from dmplus.volume import Case
+
+PLAIN = SamplingConfig(shift_sd=0, scale_sd=0, flip=(0, 0, 0), rotate=0)
+
+
+def test_crop_equals_a_voxel_by_voxel_copy():
+    draw = np.random.default_rng(0)
+    volume = draw.random((11, 9, 7))
+    for _ in range(300):
+        start, size, step = draw.integers(-20, 15, 3), draw.integers(1, 9, 3), int(draw.integers(1, 6))
+        expected = np.zeros(size)
+        for index in np.ndindex(*size):
+            voxel = start + np.array(index) * step
+            if (voxel >= 0).all() and (voxel < volume.shape).all():
+                expected[index] = volume[tuple(voxel)]
+        assert np.array_equal(crop(volume, start.tolist(), size.tolist(), step), expected)
+
+
+def coordinates_case(shape=(50, 46, 54)) -> Case:
+    """An image whose value is the voxel's own index, so that a crop tells where it came from."""
+    image = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
+    label = np.zeros(shape, np.uint8)
+    label[20:23, 30:33, 10:13] = 1
+    return Case(name="c", image=image, mask=np.ones(shape, bool), prior=-image, label=label)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("name", ["paper", "smoke"])
+def test_every_input_shows_the_same_place(name, augment):
+    """Target, prior, coarse grids and current scan agree, through flips and rotations."""
+    case, network = coordinates_case(), preset(name)
+    config = dataclasses.replace(PLAIN, flip=(0.5, 0.5, 0.5), rotate=1.0) if augment else PLAIN
+    segments = Sampler([case], network, config, seed=1).batch(0, 12)
+    assert segments.current.shape == (12, 1, 37, 37, 37) and segments.target.shape == (12, 19, 19, 19)
+    assert [tuple(t.shape[2:]) for t in segments.low] == [(25,) * 3, (22,) * 3]
+    assert torch.equal(segments.prior, -segments.current)
+    label = torch.from_numpy(case.label).flatten()
+    for i in range(12):
+        where = segments.current[i, 0].long() - 1  # index of each voxel in the volume, -1 outside
+        inner = where[9:28, 9:28, 9:28]
+        expected = torch.where(inner >= 0, label[inner.clamp_min(0)].float(), 0.0)
+        assert torch.equal(segments.target[i], expected)
+        for factor, low in zip((3, 5), segments.low, strict=True):
+            # coarse voxel k lies at segment voxel first + factor·k
+            first = network.low_start(0, factor)
+            for k in range(low.shape[-1]):
+                s = first + factor * k
+                if 0 <= s < 37:
+                    assert low[i, 0, 9, 9, k] == segments.current[i, 0, first + 9 * factor, first + 9 * factor, s]
+
+
+def test_share_of_lesion_centres_and_even_lesions():
+    """Half of the centres on lesions; "voxel" in proportion to lesion size, "lesion" evenly (chi-square-like bounds)."""
+    case = coordinates_case()
+    label = case.label.copy()
+    label[40, 40, 40] = 1  # a lesion of one voxel beside one of 27
+    case = dataclasses.replace(case, label=label)
+    n = 4000
+    for centre, small in (("voxel", 1 / 28), ("lesion", 0.5)):
+        sampler = Sampler([case], preset("smoke"), dataclasses.replace(PLAIN, centre=centre), seed=3)
+        drawn = [sampler.centre(rng(3, "test", i))[1] for i in range(n)]
+        inside = [tuple(v) for v in drawn if label[tuple(v)]]
+        assert len(inside) / n == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / n))
+        share = sum(v == (40, 40, 40) for v in inside) / len(inside)
+        assert share == pytest.approx(small, abs=4 * np.sqrt(small * (1 - small) / len(inside)))
+    sampler = Sampler([case], preset("smoke"), dataclasses.replace(PLAIN, lesion_share=1.0), seed=3)
+    assert all(label[tuple(sampler.centre(rng(0, "x", i))[1])] for i in range(200))
+
+
+def test_background_covers_the_brain_and_never_a_lesion():
+    case = ball_case(1)
+    sampler = Sampler([case], preset("smoke"), dataclasses.replace(PLAIN, lesion_share=0.0), seed=0)
+    drawn = np.array([sampler.centre(rng(5, "b", i))[1] for i in range(3000)])
+    assert all(case.mask[tuple(v)] and not case.label[tuple(v)] for v in drawn)
+    inside = np.argwhere(case.mask & (case.label == 0))
+    assert np.allclose(drawn.mean(0), inside.mean(0), atol=0.8) and np.allclose(drawn.std(0), inside.std(0), rtol=0.06)
+
+
+def test_lesions_at_the_border_are_reachable():
+    case = coordinates_case()
+    label = np.zeros_like(case.label)
+    label[0, 0, 53] = 1
+    case = dataclasses.replace(case, label=label)
+    segments = Sampler([case], preset("smoke"), dataclasses.replace(PLAIN, lesion_share=1.0), seed=0).batch(0, 4)
+    assert bool((segments.target[:, 9, 9, 9] == 1).all()) and float(segments.target.sum()) == 4
+
+
+def test_streams_repeat_on_request_only():
+    sampler = Sampler([ball_case(0), ball_case(1)], preset("smoke"), SamplingConfig(), seed=7)
+    a, again, other = sampler.batch(5, 6), sampler.batch(5, 6), sampler.batch(6, 6)
+    assert torch.equal(a.current, again.current) and torch.equal(a.low[1], again.low[1])
+    drawn = {tuple(x.flatten()[::997].tolist()) for x in [*a.current, *other.current]}
+    assert len(drawn) == 12  # no two segments alike, within and between steps
+    elsewhere = Sampler([ball_case(0), ball_case(1)], preset("smoke"), SamplingConfig(), seed=8)
+    assert not torch.equal(elsewhere.batch(5, 6).current, a.current)
+
+
+def test_augmentation_leaves_outside_and_absent_priors_at_zero():
+    case = ball_case(0, prior=False).normalised()
+    strong = SamplingConfig(shift_sd=1.0, scale_sd=0.1)
+    segments = Sampler([case], preset("smoke"), strong, seed=0).batch(0, 8)
+    assert float(segments.prior.abs().max()) == 0
+    plain = Sampler([case], preset("smoke"), dataclasses.replace(strong, shift_sd=0, scale_sd=0), seed=0).batch(0, 8)
+    assert torch.equal(segments.current == 0, plain.current == 0) and not torch.equal(segments.current, plain.current)
+
+
+def test_errors_say_what_to_do():
+    case = ball_case(0)
+    with pytest.raises(InputError, match="at least one lesion"):
+        Sampler([dataclasses.replace(case, label=np.zeros_like(case.label))], preset("smoke"), PLAIN, seed=0)
+    with pytest.raises(InputError, match="label for every training case"):
+        Sampler([dataclasses.replace(case, label=None)], preset("smoke"), PLAIN, seed=0)
+    with pytest.raises(InputError, match="at least 19 voxels"):
+        Sampler([case], preset("smoke"), dataclasses.replace(PLAIN, segment=18), seed=0)
+    with pytest.raises(InputError, match="centre voxel or lesion"):
+        SamplingConfig(centre="patient")
