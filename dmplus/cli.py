@@ -508,7 +508,10 @@ def _cast(name: str, text: str, like: Any) -> Any:
             return {"true": True, "false": False}[text]
         if isinstance(like, (int, float, str)):
             return type(like)(text)
-        return _tuples(json.loads(text))
+        value = _tuples(json.loads(text))
+        if not isinstance(value, type(like)):
+            raise ValueError(text)
+        return value
     except (ValueError, KeyError):
         kind = "true or false" if isinstance(like, bool) else type(like).__name__
         raise InputError(f"{name}: expected {kind}, such as {like!r}; got {text!r}; correct the value") from None

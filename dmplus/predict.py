@@ -53,7 +53,7 @@ def output_folder(path: str | Path, *, overwrite: bool = False, files: dict[str,
         raise InputError(f"output {path.name}: expected a folder's name; got a file; choose another name with -o")
     if path.exists() and not overwrite and any(path.iterdir()):
         raise InputError(
-            f"output {path.name}: expected a new folder; it exists; pass --overwrite or choose another name"
+            f"output {path.name}: expected a new folder; got one that exists; pass --overwrite or choose another"
         )
     others = sorted(p.name for p in path.iterdir() if p.name not in files) if path.exists() else []
     if others:
