@@ -312,10 +312,18 @@ def _execute(
             raise NotebookFailed(f"{number} raised {error.ename}: {error.evalue}\n{code}\n{kept}") from None
         except RuntimeError as error:  # nbclient: the kernel died or did not start
             stderr.flush()
-            last = " ".join(errors.read_text(errors="replace").split("\n")[-4:]).strip()
+            last = " ".join(_without_noise(errors).splitlines()[-3:]).strip()
             raise NotebookFailed(f"cell {at['cell']}: {error}{': ' + last if last else ''}\n{kept}") from None
         finally:
             part.unlink(missing_ok=True)
+            stderr.flush()
+            errors.write_text(_without_noise(errors))
+
+
+def _without_noise(errors: Path) -> str:
+    """The file's text without what ipykernel says at every start: that it talks TCP, on this machine alone."""
+    lines = errors.read_text(errors="replace").splitlines(keepends=True)
+    return "".join(line for line in lines if "Kernel is running over TCP without encryption" not in line)
 
 
 def _short(path: Path) -> str:

@@ -11,7 +11,7 @@ import contextlib
 import io
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from dmplus.volume import Case
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
     from matplotlib.lines import Line2D
 
 STYLE = Path(__file__).with_name("dmplus.mplstyle")  #: for ``matplotlib.pyplot.style.use(figures.STYLE)``
@@ -39,7 +40,7 @@ EARLIER_LINE = ("#F0E442", "dotted")  #: outlines of the earlier scan's lesions
 REFERENCE_LINE = ("#CC79A7", "dotted")  #: outlines of the reference (synthetic truth, or an expert's)
 
 PLANES = ("axial", "coronal", "sagittal")
-_AXIS = {"axial": 2, "coronal": 1, "sagittal": 0}
+AXIS = {"axial": 2, "coronal": 1, "sagittal": 0}
 _SIDES = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "S")}  # left edge, top edge
 MAX_ROWS = 30  #: lesions drawn on one triage page; further ones are counted in its footer
 
@@ -96,12 +97,12 @@ def plane_of(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
     Axial (Y, X) with the front on top and the right on the left; coronal (Z, X), the right on the left; sagittal
     (Z, Y), the front on the left. Raises ``InputError`` for an unknown plane or an index outside the volume.
     """
-    if plane not in _AXIS:
+    if plane not in AXIS:
         raise InputError(f"slice: expected plane axial, coronal or sagittal; got {plane!r}; choose one of those")
-    n = volume.shape[_AXIS[plane]]
+    n = volume.shape[AXIS[plane]]
     if not 0 <= index < n:
         raise InputError(f"slice: expected an {plane} index from 0 to {n - 1}; got {index}; choose one inside")
-    return np.take(volume, index, axis=_AXIS[plane])[::-1, ::-1].T
+    return np.take(volume, index, axis=AXIS[plane])[::-1, ::-1].T
 
 
 def window(image: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
@@ -146,6 +147,86 @@ def draw_slice(
                 _outline(axes, np.isin(labels, numbers), line)
     if reference and case.label is not None:
         _outline(axes, plane_of(case.label > 0, plane, index), REFERENCE_LINE, width=1.0)
+
+
+PANELS = {
+    "current": "Current scan",
+    "prior": "Earlier scan",
+    "overlay": "Lesions by tier",
+    "reference": "Reference",
+    "sens": "Sensitive model",
+    "spec": "Specific model",
+}
+
+
+def draw_panel(
+    axes: Axes, case: Case, triage: Triage | None, panel: str, *, plane: str = "axial", index: int
+) -> AxesImage | None:
+    """Draw one of ``PANELS`` on ``axes``; returns the probability image of "sens" and "spec" for a colour bar.
+
+    "current" and "prior" are bare; "overlay" has the lesions by tier, "reference" the outlines of ``case.label``, "sens"
+    and "spec" the probability of that model in colour where it is 0.05 or more. ``InputError`` for any other name, and
+    for a panel that needs a triage, a prior or a second model that is not there.
+    """
+    if panel not in PANELS:
+        raise InputError(f"slice: expected a panel {', '.join(PANELS)}; got {panel!r}; choose one of those")
+    if panel in ("overlay", "sens", "spec") and triage is None:
+        raise InputError(f"slice: expected a triage for the panel {panel}; got none; triage the case first")
+    image = "prior" if panel == "prior" else "current"
+    draw_slice(
+        axes, case, triage, plane=plane, index=index, image=image, outlines=panel == "overlay",
+        reference=panel == "reference",
+    )  # fmt: skip
+    if panel not in ("sens", "spec"):
+        return None
+    probability = triage.prob_sens if panel == "sens" else triage.prob_spec
+    if probability is None:
+        raise InputError(f"slice: expected two models for the panel {panel}; got one; show the panel sens")
+    shown = plane_of(probability, plane, index)
+    return axes.imshow(np.ma.masked_less(shown, 0.05), cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+
+
+def slices(
+    case: Case,
+    triage: Triage | None = None,
+    *,
+    panels: Sequence[str],
+    index: int,
+    plane: str = "axial",
+    title: str = "",
+) -> Figure:
+    """A row of ``panels`` (:func:`draw_panel`) of one slice under a title; each panel has its name above it."""
+    rows, columns = plane_of(case.mask, plane, index).shape
+    wide = 2.45
+    figure, axes = new_figure(wide * len(panels) + 0.1, wide * rows / columns + 1.0, columns=len(panels))
+    image = None
+    with style():
+        for a, panel in zip(axes[0], panels, strict=True):
+            image = draw_panel(a, case, triage, panel, plane=plane, index=index) or image
+            a.set_title(PANELS[panel], fontsize=10, fontweight="normal")
+        _slice_sides(axes[0, 0], plane)
+        if image is not None:
+            bar = figure.colorbar(image, ax=list(axes[0]), location="bottom", fraction=0.05, pad=0.02, aspect=40)
+            bar.set_label("probability", fontsize=9)
+        tiers = tuple(t for t in TIER_LINES if triage is not None and (triage.lesions["tier"] == t).any())
+        handles = legend_lines(tiers if "overlay" in panels else (), reference="reference" in panels)
+        if handles:
+            figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), facecolor="#bbbbbb")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def best_slice(mask: np.ndarray, plane: str = "axial") -> int:
+    """The slice of ``plane`` with the most voxels of ``mask`` (X, Y, Z); the middle one if there are none."""
+    others = tuple(a for a in range(3) if a != AXIS[plane])
+    area = mask.sum(axis=others)
+    return int(area.argmax()) if area.any() else mask.shape[AXIS[plane]] // 2
+
+
+def _slice_sides(axes: Axes, plane: str) -> None:
+    white = {"color": "white", "fontsize": 9, "fontweight": "bold", "transform": axes.transAxes}
+    axes.text(0.02, 0.5, _SIDES[plane][0], va="center", **white)
+    axes.text(0.5, 0.98, _SIDES[plane][1], ha="center", va="top", **white)
 
 
 def _outline(
@@ -265,7 +346,7 @@ def _lesion_page(case: Case, triage: Triage) -> Figure:
             plane, volume = PLANES[k % 3], case.image if k < 3 else case.prior
             extent = (left(k), left(k) + _PANEL, top + _PANEL, top)
             low, high = windows[k // 3]
-            middle = int(half[_AXIS[plane]])
+            middle = int(half[AXIS[plane]])
             shown = plane_of(_crop(volume, centre, half), plane, middle)
             axes.imshow(shown, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
             if k < 3:
@@ -368,8 +449,8 @@ def _empty_page(case: Case, triage: Triage) -> Figure:
     middle = np.round(sides.mean(axis=0)).astype(int)
     low, high = window(case.image, case.mask)
     for k, plane in enumerate(PLANES):
-        shown = plane_of(case.image, plane, int(middle[_AXIS[plane]]))
-        spacing = np.delete(np.array(case.spacing), _AXIS[plane])  # mm along columns, rows
+        shown = plane_of(case.image, plane, int(middle[AXIS[plane]]))
+        spacing = np.delete(np.array(case.spacing), AXIS[plane])  # mm along columns, rows
         tall, wide = shown.shape[0] * spacing[1], shown.shape[1] * spacing[0]
         scale = size / max(tall, wide)
         x, y = 0.2 + k * (size + 0.1) + (size - wide * scale) / 2, _HEAD + (size - tall * scale) / 2
