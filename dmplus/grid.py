@@ -126,12 +126,14 @@ class Grid:
         return np.ascontiguousarray(np.transpose(np.flip(array, flips), np.argsort(order)))
 
     # ---------------------------------------------------------------------------------------- there and back
-    def to_canonical(self, array: np.ndarray, *, kind: str = "image") -> np.ndarray:
+    def to_canonical(self, array: np.ndarray, *, kind: str = "image", inside: np.ndarray | None = None) -> np.ndarray:
         """Native (X, Y, Z) → canonical (X, Y, Z).
 
         kind: "image" interpolates linearly, after averaging over 1 mm where voxels are finer (anti-aliasing), and
         gives float32; "mask" does the same and keeps what is at least half covered (bool); "labels" keeps integer
-        ids and loses none (:func:`transfer_labels`). An axis at 1 mm is not interpolated.
+        ids and loses none (:func:`transfer_labels`). An axis at 1 mm is not interpolated. ``inside``: bool (X, Y, Z), the
+        brain; its voxels are then interpolated from each other alone, so that neither the 0 around a stripped brain
+        nor the bone around another darkens its rim (voxels that no brain voxel reaches stay as without it).
         """
         self._check(array, self.shape)
         array = self._reorder(array)
@@ -145,7 +147,12 @@ class Grid:
             # A native voxel is itself an average over its edge: widen it to the average over 1 mm, no further.
             width = np.sqrt(max(0.0, 1 - edge**2)) / edge
             matrices.append(None if edge == 1 else _linear(positions, n, width))
-        out = _apply(array.astype(np.float32, copy=False), matrices)
+        array = array.astype(np.float32, copy=False)
+        out = _apply(array, matrices)
+        if inside is not None and any(m is not None for m in matrices):
+            weight = self._reorder(inside).astype(np.float32)
+            within, weight = _apply(array * weight, matrices), _apply(weight, matrices)
+            np.divide(within, weight, out=out, where=weight > 0.01)
         return out >= 0.5 if kind == "mask" else out
 
     def from_canonical(self, array: np.ndarray, *, kind: str = "probability") -> np.ndarray:

@@ -385,9 +385,9 @@ def read_case(
         )
     case = Case(
         name=name or base_name(path),
-        image=grid.to_canonical(array),
+        image=grid.to_canonical(array, inside=inside),
         mask=small,
-        prior=None if before is None else grid.to_canonical(before),
+        prior=None if before is None else grid.to_canonical(before, inside=inside),
         label=lesions,
         affine=grid.canonical.affine,
         patient=patient,

@@ -680,7 +680,8 @@ def test_run_reports_the_failing_cell_with_exit_code_one(monkeypatch, capsys):
 
 
 def test_synth_hands_the_settings_to_the_generator(monkeypatch, tmp_path):
-    synthetic = pytest.importorskip("dmplus.synthetic")
+    from dmplus import synthetic
+
     made = []
     monkeypatch.setattr(synthetic, "generate", lambda config, folder, *, progress: made.append((config, folder)))
     assert cli.main(["synth", "patients=9", "-o", str(tmp_path / "c"), "--cohort", "smoke", "seed=5"]) == 0

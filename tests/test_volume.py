@@ -94,6 +94,18 @@ def test_half_millimetre_noise_is_averaged_not_picked():
     assert grid.to_canonical(noise).std() < 0.38
 
 
+@pytest.mark.parametrize("outside", [0.0, 400.0])
+@pytest.mark.parametrize("spacing", [0.5, 1.4, 2.0])
+def test_what_lies_outside_the_brain_does_not_reach_its_rim(spacing, outside):
+    grid = stored("PIL", (spacing,) * 3)
+    ball = np.linalg.norm(positions(grid) - (3, 2, 1), axis=-1) < 18
+    image = np.where(ball, 100, outside).astype(np.float32)
+    small, mask = grid.to_canonical(image, inside=ball), grid.to_canonical(ball, kind="mask")
+    np.testing.assert_allclose(small[mask], 100, rtol=1e-5)
+    assert np.abs(grid.to_canonical(image)[mask] - 100).max() > 20  # plain interpolation mixes them
+    assert small[0, 0, 0] == outside
+
+
 def test_mask_keeps_its_volume():
     for spacing in (0.5, 0.8, 1.5, 2.0):
         grid = stored("LPS", (spacing,) * 3)
