@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PROFILES", "Notebook", "NotebookFailed", "Parameter", "Profile", "Run", "Session", "bench", "cast", "check",
-    "describe", "find_notebook", "interactive", "list_notebooks", "notebook_table", "parameter_table", "parameters_of", "profile",
-    "render", "run_course", "run_notebook", "settle", "start",
+    "describe", "find_notebook", "interactive", "list_notebooks", "notebook_table", "parameter_table", "parameters_of",
+    "profile", "render", "run_course", "run_notebook", "settle", "start",
 ]  # fmt: skip
 
 KERNEL = "python3"  #: the only kernel a notebook of the course runs on
@@ -114,8 +114,8 @@ class Session:
     machine: runtime.Machine
     started: float
 
-    def finish(self, *, headline: str, metrics: Mapping[str, Any]) -> Path:
-        """Write ``results.json`` and print the headline; returns its path.
+    def finish(self, *, headline: str, metrics: Mapping[str, Any]) -> None:
+        """Write ``results.json`` into the run's folder and print the headline.
 
         headline: one short line with the number that the notebook stands for. metrics: plain numbers and texts. Beside
         them: parameters, seed, versions, commit, device, precision and seconds.
@@ -139,7 +139,6 @@ class Session:
         write_json(path, content)
         where = f"{self.machine.device}, profile {self.profile.name}"
         print(f"{headline}\nresults.json written after {clock(seconds)} on {where}")
-        return path
 
 
 def start(notebook: str, *, profile: str, seed: int, out_dir: str = "", **parameters: Any) -> Session:
@@ -169,11 +168,11 @@ def start(notebook: str, *, profile: str, seed: int, out_dir: str = "", **parame
     )  # fmt: skip
 
 
-def check(name: str, answer: Any) -> bool:
+def check(name: str, answer: Any) -> None:
     """Check an exercise's answer and say in words what is right or wrong: :func:`dmplus.exercises.check`."""
     from dmplus import exercises
 
-    return exercises.check(name, answer)
+    exercises.check(name, answer)
 
 
 # ------------------------------------------------------------------------------------------------- the strict door

@@ -267,8 +267,8 @@ EXERCISES: dict[str, Exercise] = {
             (_tier_of_mean, "you averaged the two models. They are not averaged: the specific model alone confirms."),
             (
                 _tier_of_both,
-                "you ask both models to agree before you confirm. The specific model alone confirms; a lesion that only it "
-                "sees is rare, but it counts.",
+                "you ask both models to agree before you confirm. The specific model alone confirms; a lesion that "
+                "only it sees is rare, but it counts.",
             ),
             (_tier_swapped, "you confirmed with the sensitive model. The first argument is the sensitive one."),
         ),
@@ -280,8 +280,8 @@ EXERCISES: dict[str, Exercise] = {
         misconceptions=(
             (
                 _detections_by_subtraction,
-                "you took false positives as blobs minus found lesions. One blob can find two lesions, and two blobs one: "
-                "count the blobs that touch no lesion.",
+                "you took false positives as blobs minus found lesions. One blob can find two lesions, and two blobs "
+                "one: count the blobs that touch no lesion.",
             ),
             (_detections_in_voxels, "you counted voxels. Label each mask first, then count components."),
             (

@@ -164,9 +164,9 @@ def draw_panel(
 ) -> AxesImage | None:
     """Draw one of ``PANELS`` on ``axes``; returns the probability image of "sens" and "spec" for a colour bar.
 
-    "current" and "prior" are bare; "overlay" has the lesions by tier, "reference" the outlines of ``case.label``, "sens"
-    and "spec" the probability of that model in colour where it is 0.05 or more. ``InputError`` for any other name, and
-    for a panel that needs a triage, a prior or a second model that is not there.
+    "current" and "prior" are bare; "overlay" has the lesions by tier, "reference" the outlines of ``case.label``,
+    "sens" and "spec" the probability of that model in colour where it is 0.05 or more. ``InputError`` for any other
+    name, and for a panel that needs a triage, a prior or a second model that is not there.
     """
     if panel not in PANELS:
         raise InputError(f"slice: expected a panel {', '.join(PANELS)}; got {panel!r}; choose one of those")
@@ -406,7 +406,7 @@ def volume_words(volume_mm3: float) -> str:
 
 def place_words(x_mm: float, y_mm: float, z_mm: float) -> str:
     """Scanner coordinates in words: 'R 12, A 30, S 5 mm' (right or left, front or back, up or down)."""
-    sides = ("LR"[x_mm >= 0], "PA"[y_mm >= 0], "IS"[z_mm >= 0])
+    sides = ("LR"[int(x_mm >= 0)], "PA"[int(y_mm >= 0)], "IS"[int(z_mm >= 0)])
     return ", ".join(f"{s} {abs(v):.0f}" for s, v in zip(sides, (x_mm, y_mm, z_mm), strict=True)) + " mm"
 
 

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from nbformat import NotebookNode
-
 from dmplus import course, exercises, notebooks
 from dmplus.runtime import InputError, replacing
+from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
 SOLUTIONS = "link"  # student notebooks: "link" to the solved notebook, or "fold" the solution where it stands

@@ -1,0 +1,474 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,dmplus,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Start here
+#
+# **Question.** Can two networks find the metastases in a brain scan, and say which of them need a second look?
+#
+# - **Needs**: no other notebook; the package installed (`make course` or `make lab` does that).
+# - **Reading**: 20 minutes, exercises included.
+# - **Quick**: 2 minutes on 2 CPU cores with 4 GB of memory.
+# - **GPU**: 2 minutes on one GPU with 8 GB of memory (whole brains of 240 × 240 × 155 voxels).
+# - **Data**: one synthetic patient, made on the spot from the ICBM152 2009a template (its notice lies in
+#   `dmplus/assets`); text CC BY 4.0, code BSD-3.
+# - **Not claimed**: the patient does not exist, and one patient is an anecdote, not a result. Nothing here is for
+#   clinical use.
+#
+# ## Objectives
+#
+# After this notebook you can
+#
+# - **state** what *confirmed* and *candidate* mean, and compute the tier of a lesion from two probabilities;
+# - **count** found lesions, missed lesions and false positives by the any-overlap rule;
+# - **explain** why the paper's precision and ours differ, and compute both;
+# - **rerun** this notebook for another patient with one command.
+
+# %% [markdown]
+# ## Parameters and set-up
+#
+# Everything that can be changed stands in the next cell. Change it here, or leave the notebook alone and
+# override it from the command line (see *Run it again* below).
+
+# %% tags=["parameters"]
+profile: str = "quick"  # smoke for tests, quick for a laptop, gpu for whole brains
+seed: int = 2022  # seed of the synthetic cohort, 2022 is the one whose training part the networks saw
+patient: int = 5  # which patient of the test part, counted from 0
+out_dir: str = ""  # where results go, empty for runs/00_start_here and the profile
+
+# %% [markdown]
+# The next cell imports the package, checks the parameters and says what it runs on.
+
+# %% tags=["setup"]
+import dataclasses
+
+import numpy as np
+from dmplus import course, exercises, figures, metrics, network, synthetic, triage, widgets
+from IPython.display import display
+
+session = course.start("00_start_here", profile=profile, seed=seed, out_dir=out_dir, patient=patient)
+cohort = dataclasses.replace(synthetic.COHORTS[session.profile.cohort], seed=seed)
+
+# %% [markdown]
+# ## Why this is hard
+#
+# A brain metastasis is a tumour that came from elsewhere, often the lung, the breast or the skin. On a T1-weighted MRI
+# with contrast agent it shines. So do vessels, venous sinuses and the dura, and most of them look like a metastasis
+# in at
+# least one slice. A patient under radiosurgery is scanned every few weeks; the smallest metastases are a few voxels in
+# a million. People miss some. A network that never misses one cries wolf at every vessel.
+#
+# [Huang et al. 2022](https://doi.org/10.1002/mp.15863) answer with three ideas, and this course takes them apart one
+# by one:
+#
+# 1. **A loss that counts lesions, not voxels.** The volume-level sensitivity–specificity loss (VSS) has one knob,
+#    alpha:
+#    large alpha trains a *sensitive* network, small alpha a *specific* one. Both look at the same scan.
+# 2. **The earlier scan as a second witness.** A vessel was there three months ago; a new metastasis was not.
+# 3. **Triage.** What the specific network sees is *confirmed*. What only the sensitive one sees is a *candidate*, for
+#    an
+#    expert to decide.
+#
+# | word | meaning here | name in the code |
+# |---|---|---|
+# | scan, earlier scan | this visit's image, and the visit before on the same grid | `case.image`, `case.prior` |
+# | probability | what a network says of a voxel, 0 to 1; inside from 0.5 on | `prob_sens`, `prob_spec` |
+# | lesion | a group of voxels that touch by a face, an edge or a corner | `labels` |
+# | union | voxels that either network puts inside | `union` |
+# | tier | confirmed or candidate | `tiers`, `lesions.tier` |
+# | reference | where the lesions truly are (known, because we made them) | `case.label` |
+
+# %% [markdown]
+# ## A patient who does not exist
+#
+# Real scans of patients are private, so the course makes its own: a template brain is warped, veins and sinuses grow
+# through it, metastases are set into it and change from visit to visit, and a scanner adds blur, noise and shading.
+# This patient belongs to the test part: the networks have not seen it in training.
+
+# %% tags=["setup"]
+test_part = [i for i in range(cohort.patients) if synthetic.split_of(cohort, i) == "test"]
+person = synthetic.patient(cohort, test_part[patient % len(test_part)])
+visit = person.visits[-1]
+case = visit.case
+reference = case.label > 0
+sizes = np.sort(visit.lesions["volume_mm3"].to_numpy(float))
+small = int((sizes < metrics.BOUNDARY_MM3).sum())
+spots = metrics.label_lesions(visit.lookalikes > 0)[1]
+
+# %% [markdown]
+# Below you see the slice that holds most of the reference. Before you look at the right-hand picture, find the
+# metastases in the middle one yourself: what makes you sure?
+
+# %%
+level = figures.best_slice(reference)
+witness = ["prior"] if case.prior is not None else []
+n, plural = len(sizes), "s" if len(sizes) != 1 else ""
+figure = figures.slices(
+    case, panels=[*witness, "current", "reference"], index=level,
+    title=f"{n} metastas{'e' if n != 1 else 'i'}s hide among {spots} other bright things in this brain",
+)
+figures.show(
+    figure,
+    f"Figure 1 shows axial slice {level} of synthetic patient {person.name}: "
+    f"{'the earlier scan, ' if witness else ''}the current scan and the reference outlines. The patient has {n} "
+    f"metastas{'e' if n != 1 else 'i'}s, {small} of them below 0.1 cm³, the largest {sizes[-1] / 1000:.2f} cm³.",
+)
+
+# %% [markdown]
+# ## Two networks look
+#
+# Both networks have the same architecture, DeepMedic+. They differ in the loss they were trained with: one leans to
+# sensitivity, the other to specificity. Each looks at the current scan with the earlier one beside it, and each looks
+# at the earlier scan as well, so that we can say what has changed. No result is read from a file here: the next cell
+# computes it.
+#
+# > **Predict first.** Which of the two marks more voxels? Which of the two will be wrong more often, and in what way?
+# > Write it down.
+
+# %%
+sensitive, specific = network.load("sens"), network.load("spec")
+found = triage.triage_case(case, sensitive, specific, machine=session.machine)
+inside = {"sensitive": found.prob_sens >= triage.THRESHOLD, "specific": found.prob_spec >= triage.THRESHOLD}
+for name, mask in inside.items():
+    print(f"The {name} model marks {int(mask.sum())} voxels in {metrics.label_lesions(mask)[1]} groups.")
+
+# %% [markdown]
+# The maps below show the probability wherever it is 0.05 or more, in the slice of Figure 1.
+
+# %%
+groups = {name: metrics.label_lesions(mask)[1] for name, mask in inside.items()}
+more = "more groups than" if groups["sensitive"] > groups["specific"] else "no more groups than"
+figure = figures.slices(
+    case, found, panels=["current", "sens", "spec"], index=level,
+    title=f"The sensitive model marks {more} the specific one ({groups['sensitive']} against {groups['specific']})",
+)
+figures.show(
+    figure,
+    f"Figure 2 shows both probability maps in axial slice {level}. In the whole volume the sensitive model marks "
+    f"{groups['sensitive']} groups of voxels at 0.5 or more, the specific model {groups['specific']}.",
+)
+
+# %% [markdown]
+# ## From two maps to one list
+#
+# Take the union of both maps at 0.5 and cut it into lesions. A lesion is *confirmed* if it holds a voxel that the
+# specific model puts at 0.5 or more; otherwise it is a *candidate*. That is all there is to the triage, and you can
+# write it.
+#
+# **Exercise 0.1 · the tier of a lesion** — difficulty 1 of 5 · importance 5 of 5 · about 5 minutes.
+# Goal: from the highest probability that each model gives to a lesion, say its tier. A right answer is one of three
+# words: `"confirmed"`, `"candidate"` or `"none"`.
+#
+# <details><summary>Hint: which model decides first?</summary>
+#
+# Ask the specific model first. If it says 0.5 or more, nothing else matters.
+# </details>
+#
+# <details><summary>Hint: and exactly 0.5?</summary>
+#
+# A voxel is inside *from* 0.5 on. Use `>=`.
+# </details>
+
+# %% tags=["exercise"]
+def tier(peak_sens: float, peak_spec: float) -> str:
+    """Tier of a lesion from its highest probability in the sensitive and in the specific model."""
+    # solution
+    if peak_spec >= 0.5:
+        return "confirmed"
+    return "candidate" if peak_sens >= 0.5 else "none"
+
+# %% tags=["check"]
+course.check("0.1", tier)
+
+# %% [markdown] tags=["solution"]
+# <details><summary>Solution to 0.1, and why</summary>
+#
+# ```python
+# if peak_spec >= 0.5:
+#     return "confirmed"
+# return "candidate" if peak_sens >= 0.5 else "none"
+# ```
+# Why not ask both models to agree? Because the specific model was trained to be right when it speaks. The paper takes
+# for granted that the sensitive model sees whatever the specific one sees. We do not: a lesion seen by the specific
+# model alone is confirmed, counted and shown as such.
+# </details>
+
+# %% [markdown]
+# Here is the whole list, confirmed lesions first. On the page below each lesion stands in three planes, with the
+# earlier scan beside it where there is one.
+
+# %%
+display(figures.lesion_rows(found).set_index("lesion"))
+print(figures.headline(found) + f"; seen by the specific model alone: {found.counts['seen_by_spec_alone']}")
+
+# %% [markdown]
+# > **Predict first.** Of the candidates on this page, how many are metastases? Look at the earlier scan before you
+# > decide.
+
+# %%
+figures.show(
+    figures.triage_board(case, found),
+    f"Figure 3 shows the triage page of {case.name}: {figures.headline(found).lower()}, each in three planes"
+    f"{', the earlier scan on the right' if case.prior is not None else ''}.",
+    dpi=80,
+)
+
+# %% [markdown]
+# ## Was it right?
+#
+# We know where the metastases are, so we can count. The rule of this course, **any overlap**: a metastasis is *found*
+# if at least one predicted voxel touches it. A predicted group that touches no metastasis is a *false positive*.
+#
+# **Exercise 0.2 · count found, missed and false** — difficulty 3 of 5 · importance 5 of 5 · about 10 minutes.
+# Goal: from two masks, count lesions found, lesions missed and false positive groups. A right answer is three whole
+# numbers.
+#
+# <details><summary>Hint: how do I get the lesions of a mask?</summary>
+#
+# `metrics.label_lesions(mask)` returns an array with 1, 2, 3, … on the lesions, and how many there are.
+# </details>
+#
+# <details><summary>Hint: which numbers meet?</summary>
+#
+# `np.unique(labels[mask])` lists the lesions of `labels` that lie under `mask`. Zero is background.
+# </details>
+
+# %% tags=["exercise"]
+def detections(reference: np.ndarray, predicted: np.ndarray) -> tuple[int, int, int]:
+    """Lesions found, lesions missed, false positive groups, by the any-overlap rule."""
+    # solution
+    lesions, n_lesions = metrics.label_lesions(reference)
+    groups, n_groups = metrics.label_lesions(predicted)
+    n_found = np.count_nonzero(np.unique(lesions[predicted]))
+    n_true = np.count_nonzero(np.unique(groups[reference]))
+    return n_found, n_lesions - n_found, n_groups - n_true
+
+# %% tags=["check"]
+course.check("0.2", detections)
+
+# %% [markdown] tags=["solution"]
+# <details><summary>Solution to 0.2, and why</summary>
+#
+# ```python
+# lesions, n_lesions = metrics.label_lesions(reference)
+# groups, n_groups = metrics.label_lesions(predicted)
+# n_found = np.count_nonzero(np.unique(lesions[predicted]))
+# n_true = np.count_nonzero(np.unique(groups[reference]))
+# return n_found, n_lesions - n_found, n_groups - n_true
+# ```
+# Why two labellings? Because found lesions and true groups are different things: one group can cover two metastases,
+# and
+# two groups can lie in one. "Groups minus found lesions" goes wrong in both cases.
+# </details>
+
+# %% [markdown]
+# From here on the reference answer of the package counts, whether or not you solved the exercise.
+
+# %%
+count = exercises.reference("0.2")
+score = metrics.match_lesions(reference, found.union, spacing=case.spacing)
+for name, mask in {**inside, "either": found.union}.items():
+    hit, missed, false = count(reference, mask)
+    print(f"{name:>9} model: {hit} found, {missed} missed, {false} false positives")
+touched = {int(v) for v in np.unique(found.labels[reference]) if v}
+true = found.lesions["lesion"].isin(touched)
+for name, rows in true.groupby(found.lesions["tier"]):
+    print(f"{name:>9} lesions: {int(rows.sum())} of {len(rows)} touch a metastasis")
+
+# %% [markdown]
+# Compare with what you wrote down. The sensitive model pays for every lesion it finds with false positives; the tiers
+# tell you which of its findings to trust at once and which to look at.
+
+# %% [markdown]
+# ## One word, two precisions
+#
+# "Precision" is the share of findings that are right. But what is a finding? The paper's numbers only add up when
+# found *lesions* are counted in the numerator; we count true predicted *groups*:
+#
+# $$\text{paper: } \frac{TP_{ref}}{TP_{ref} + FP} \qquad \text{ours: } \frac{TP_{pred}}{TP_{pred} + FP}$$
+#
+# **Exercise 0.3 · both precisions** — difficulty 2 of 5 · importance 4 of 5 · about 5 minutes.
+# Goal: compute both from three counts: found lesions, true groups, false positive groups. A right answer is two
+# numbers
+# between 0 and 1, the paper's first, and NaN where there is nothing to divide by.
+#
+# <details><summary>Hint: what if nothing was found?</summary>
+#
+# 0/0 is not 0: a model that marks nothing has no precision. Return `float("nan")`.
+# </details>
+
+# %% tags=["exercise"]
+def precisions(tp_ref: int, tp_pred: int, fp: int) -> tuple[float, float]:
+    """The paper's precision and ours, NaN where the denominator is 0."""
+    # solution
+    paper = tp_ref / (tp_ref + fp) if tp_ref + fp else float("nan")
+    ours = tp_pred / (tp_pred + fp) if tp_pred + fp else float("nan")
+    return paper, ours
+
+# %% tags=["check"]
+course.check("0.3", precisions)
+
+# %% [markdown] tags=["solution"]
+# <details><summary>Solution to 0.3, and why</summary>
+#
+# ```python
+# paper = tp_ref / (tp_ref + fp) if tp_ref + fp else float("nan")
+# ours = tp_pred / (tp_pred + fp) if tp_pred + fp else float("nan")
+# return paper, ours
+# ```
+# Why does it matter? A network that breaks one metastasis into three groups gains in our precision and gains nothing
+# in
+# the paper's; a network that melts two metastases into one group gains in the paper's. Say which one you report.
+# </details>
+
+# %%
+paper, ours = exercises.reference("0.3")(score.tp_ref, score.tp_pred, score.fp)
+print(f"precision of the union: the paper's {paper:.2f}, ours {ours:.2f}")
+print(f"({score.tp_ref} found lesions, {score.tp_pred} true groups, {score.fp} false positives)")
+
+# %% [markdown]
+# ## Look for yourself
+#
+# First the still picture, then, in JupyterLab, the moving one. Question to answer with it: **which of the false
+# positives would you have called a metastasis, and does the earlier scan settle it?** Click on a bright spot to ask
+# both
+# networks about it.
+
+# %%
+false = found.lesions.loc[~true, "lesion"].to_numpy(int)
+doubt = figures.best_slice(np.isin(found.labels, false)) if false.size else level
+what = f"{false.size} of {len(found.lesions)} findings are false" if len(found.lesions) else "Nothing was marked"
+figure = figures.slices(
+    case, found, panels=[*witness, "current", "overlay"], index=doubt, title=f"{what}: would you have known?"
+)
+figures.show(
+    figure,
+    f"Figure 4 shows axial slice {doubt}, where most false voxels lie: {'earlier scan, ' if witness else ''}"
+    f"current scan and findings by tier. {what} in this patient.",
+)
+
+# %% [markdown]
+# The viewer: a slider for the slice, three planes, the earlier scan, the current one and the tiers, a list that jumps
+# to a lesion, and a picture that answers clicks.
+
+# %%
+if course.interactive():
+    display(widgets.viewer(case, found))
+else:
+    print("The viewer opens in JupyterLab (make lab).")
+
+# %% [markdown]
+# ## How the course goes on
+#
+# | notebook | question |
+# |---|---|
+# | 00 start here | found, and sorted how? |
+# | 01 the VSS loss derived | why does a loss that counts lesions have to look at single voxels? |
+# | 02 compared with SSE | is it better than weighting voxel errors, and how would one know? |
+# | 03 the earlier scan | what does a prior add, and when does it hurt? |
+# | 04 triage by two networks | does sorting save reading time? |
+#
+# The next cell lists those that are in your copy, with their minutes.
+
+# %%
+print(course.notebook_table())
+
+# %% [markdown]
+# ## Run it again
+#
+# From the folder of the repository, for another patient:
+#
+# ```bash
+# dmplus run 00 patient=2                      # another patient
+# dmplus run 00 patient=2 seed=7 profile=smoke # another cohort, a small crop, seconds
+# dmplus run 00 --list                         # every parameter with its type and default
+# ```
+# The result lies in `runs/00_start_here/`: the executed notebook and `results.json`. A misspelt parameter is refused
+# before
+# anything runs. Plain papermill works too, with less care: `papermill notebooks/00_start_here.ipynb out.ipynb -p
+# patient 2`.
+#
+# For a scan of your own: `dmplus predict scan.nii.gz --prior earlier.nii.gz -o out`.
+
+# %% [markdown]
+# ## Summary
+#
+# - **Tiers.** A lesion is confirmed if the specific model reaches 0.5 anywhere in it, a candidate if only the
+#   sensitive one does.
+# - **Counting.** Any overlap finds a lesion; a group that touches none is a false positive; both masks are labelled
+#   first.
+# - **Precision.** The paper counts found lesions, we count true groups; they differ when groups merge or split
+#   lesions.
+# - **Running.** `dmplus run 00 patient=2` repeats all of this for another patient, with the same checks.
+#
+# ## What could be wrong with this
+#
+# One patient proves nothing: another seed gives another count, and only the cohorts of the later notebooks carry an
+# interval. The patient is synthetic and comes from the same generator as the training patients, which flatters every
+# network.
+# The weights are small ones, for a laptop. Any overlap is generous: one voxel is enough. And the earlier scan was
+# segmented without an earlier scan of its own, so *new* can also mean *missed last time*.
+#
+# ## Self-test
+#
+# **1.** A lesion has 0.91 in the sensitive model and 0.49 in the specific one. Its tier?
+#
+# <details><summary>Answer to 1</summary>
+# Candidate: the specific model stays below 0.5.
+# </details>
+#
+# **2.** One predicted group covers two metastases, nothing else is marked. Found, missed, false?
+#
+# <details><summary>Answer to 2</summary>
+# Two found, none missed, none false: TP_ref is 2 and TP_pred is 1.
+# </details>
+#
+# **3.** Large alpha trains which of the two networks?
+#
+# <details><summary>Answer to 3</summary>
+# The sensitive one. In VSS and SSE, alpha weighs sensitivity.
+# </details>
+#
+# **4.** The change of a lesion is "unknown". Why?
+#
+# <details><summary>Answer to 4</summary>
+# There is no earlier scan to compare with.
+# </details>
+#
+# **5.** A model marks nothing at all. Its precision?
+#
+# <details><summary>Answer to 5</summary>
+# Undefined (NaN), not 0 and not 1. Its sensitivity is 0.
+# </details>
+#
+# **Next**: notebook 01 derives the loss.
+#
+# ## References
+#
+# - Huang Y. et al. *Deep learning for brain metastasis detection and segmentation in longitudinal MRI data.* Medical
+#   Physics 2022. [doi.org/10.1002/mp.15863](https://doi.org/10.1002/mp.15863)
+# - Kamnitsas K. et al. *Efficient multi-scale 3D CNN with fully connected CRF for accurate brain lesion segmentation.*
+#   Medical Image Analysis 2017. [doi.org/10.1016/j.media.2016.10.004](https://doi.org/10.1016/j.media.2016.10.004)
+# - Fonov V. et al. *Unbiased average age-appropriate atlases for pediatric studies.* NeuroImage 2011.
+#   [doi.org/10.1016/j.neuroimage.2010.07.033](https://doi.org/10.1016/j.neuroimage.2010.07.033)
+
+# %% tags=["summary"]
+session.finish(
+    headline=f"{score.tp_ref} of {n} metastases found, {score.fp} false positives (one synthetic patient)",
+    metrics={
+        "lesions": n, "found": score.tp_ref, "missed": score.fn, "false_positives": score.fp,
+        "precision": ours, "precision_paper": paper, **{f"triage_{k}": v for k, v in found.counts.items()},
+    },
+)
