@@ -530,7 +530,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(list(sys.argv[1:] if argv is None else argv))
         if console:
             _prepare(args.command)
-        return args.do(args)
+        code = args.do(args)
+        sys.stdout.flush()  # here, where a reader that has gone away can still be answered
+        return code
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
@@ -543,6 +545,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, InputError):
             return _refuse(str(error))
         raise
+    except BrokenPipeError:  # `dmplus run --list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:  # a disk that is full, a folder that may not be written
         what = f"{error.filename}: " if error.filename else ""
         _refuse(f"{what}{error.strerror or error}; choose another place or make room")

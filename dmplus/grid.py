@@ -131,8 +131,8 @@ class Grid:
 
         kind: "image" interpolates linearly, after averaging over 1 mm where voxels are finer (anti-aliasing), and
         gives float32; "mask" does the same and keeps what is at least half covered (bool); "labels" keeps integer
-        ids and loses none (:func:`transfer_labels`). An axis at 1 mm is not interpolated. ``inside``: bool (X, Y, Z), the
-        brain; its voxels are then interpolated from each other alone, so that neither the 0 around a stripped brain
+        ids and loses none (:func:`transfer_labels`). An axis at 1 mm is not interpolated. ``inside``: bool (X, Y, Z),
+        the brain; its voxels are then interpolated from each other alone, so that neither the 0 around a stripped brain
         nor the bone around another darkens its rim (voxels that no brain voxel reaches stay as without it).
         """
         self._check(array, self.shape)

@@ -50,7 +50,7 @@ def output_folder(path: str | Path, *, overwrite: bool = False, files: dict[str,
     """
     path = Path(os.path.abspath(path))
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise InputError(f"output {path.name}: expected a folder's name; got a file; choose another name with -o")
+        raise InputError(f"output {path.name}: expected a folder's name; got a file or a link; choose another")
     if path.exists() and not overwrite and any(path.iterdir()):
         raise InputError(
             f"output {path.name}: expected a new folder; got one that exists; pass --overwrite or choose another"

@@ -395,11 +395,13 @@ def test_an_output_that_exists_or_cannot_be_written(workplace, weights, capsys):
     (folder / "out" / "run.json").write_text("{}")
     assert "--overwrite" in refused(capsys, folder, weights, scan, "-o", folder / "out")
     (folder / "file").write_text("")
-    assert "a folder's name; got a file" in refused(capsys, folder, weights, scan, "-o", folder / "file", "--overwrite")
+    assert "a folder's name; got a file or a link" in refused(
+        capsys, folder, weights, scan, "-o", folder / "file", "--overwrite"
+    )
     refused(capsys, folder, weights, scan, "-o", folder / "file" / "below")
     refused(capsys, folder, weights, scan, "-o", "/proc/dmplus/out")
     # a slip of the hand must not delete somebody's scans
-    assert "scan.nii.gz" in (m := refused(capsys, folder, weights, scan, "-o", folder, "--overwrite")) or "got" in m
+    assert "results of this command alone" in refused(capsys, folder, weights, scan, "-o", folder, "--overwrite")
     assert scan.is_file()
 
 
@@ -502,7 +504,8 @@ def test_help_reads_like_documentation(command, capsys):
 
 def test_help_and_version_start_without_the_heavy_libraries(capsys):
     assert cli.main(["--help"]) == 0
-    assert all(f"  {command} " in capsys.readouterr().out or True for command in COMMANDS)
+    text = capsys.readouterr().out
+    assert all(f"    {command} " in text for command in COMMANDS)
     code = (
         "import sys; from dmplus import cli\n"
         "for argv in (['--help'], ['predict', '--help'], ['--version'], ['predcit']): cli.main(argv)\n"
