@@ -320,9 +320,10 @@ def _execute(
 
 
 def _without_noise(errors: Path) -> str:
-    """The file's text without what ipykernel says at every start: that it talks TCP, on this machine alone."""
+    """The file's text without what ipykernel says of itself at every start (TCP on this machine alone) and stop."""
+    noise = ("Kernel is running over TCP without encryption", "KeyboardInterrupt caught in kernel")
     lines = errors.read_text(errors="replace").splitlines(keepends=True)
-    return "".join(line for line in lines if "Kernel is running over TCP without encryption" not in line)
+    return "".join(line for line in lines if not any(text in line for text in noise))
 
 
 def _short(path: Path) -> str:
@@ -371,10 +372,15 @@ def render(notebook: Path) -> Path:
     """The executed notebook as one HTML page beside it. The classic template keeps the descriptions of figures."""
     from nbconvert import HTMLExporter
 
+    # folded hints get their triangle back, lines of 100 characters fit, tables read from the left
+    css = (
+        "<style>.container { width: 1140px !important } summary { display: list-item; cursor: pointer; color: #0b5394 }"
+        " .rendered_html th, .rendered_html td { text-align: left !important }</style></head>"
+    )
     body, _ = HTMLExporter(template_name="classic").from_filename(str(notebook))
     target = notebook.with_suffix(".html")
     with replacing(target) as part:
-        part.write_text(body, encoding="utf-8")
+        part.write_text(body.replace("</head>", css, 1), encoding="utf-8")
     return target
 
 

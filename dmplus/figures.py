@@ -37,7 +37,7 @@ TIER_LINES: dict[str, tuple[str, str]] = {
     "untiered": ("#2FC79A", "solid"),
 }
 EARLIER_LINE = ("#F0E442", "dotted")  #: outlines of the earlier scan's lesions
-REFERENCE_LINE = ("#CC79A7", "dotted")  #: outlines of the reference (synthetic truth, or an expert's)
+REFERENCE_LINE = ("#D55E00", "dashdot")  #: outlines of the reference (synthetic truth, or an expert's)
 
 PLANES = ("axial", "coronal", "sagittal")
 AXIS = {"axial": 2, "coronal": 1, "sagittal": 0}
@@ -64,10 +64,14 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) 
 
 
 def png(figure: Figure, *, dpi: int = 110) -> bytes:
-    """The figure as PNG bytes on white."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-    return buffer.getvalue()
+    """The figure as PNG bytes on white, in 256 colours: grey slices lose nothing one could see and take a third."""
+    from PIL import Image
+
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=dpi, facecolor="white")
+    picture = Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture.save(small, format="png", optimize=True, dpi=(dpi, dpi))
+    return small.getvalue()
 
 
 def show(figure: Figure, sentence: str, *, dpi: int = 110) -> None:
@@ -87,7 +91,7 @@ def show(figure: Figure, sentence: str, *, dpi: int = 110) -> None:
             raw=True,
             metadata={"image/png": {"alt": sentence}},
         )
-    print(textwrap.fill(sentence, 100), flush=True)
+    print(textwrap.fill(sentence, 88), flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------- slices
@@ -146,7 +150,7 @@ def draw_slice(
                 numbers = triage.lesions.loc[triage.lesions["tier"] == tier, "lesion"].to_numpy(int)
                 _outline(axes, np.isin(labels, numbers), line)
     if reference and case.label is not None:
-        _outline(axes, plane_of(case.label > 0, plane, index), REFERENCE_LINE, width=1.0)
+        _outline(axes, plane_of(case.label > 0, plane, index), REFERENCE_LINE)
 
 
 PANELS = {
@@ -264,20 +268,32 @@ def legend_lines(
 
 
 # -------------------------------------------------------------------------------------------- the triage page
-def triage_board(case: Case, triage: Triage, *, path: str | Path | None = None) -> Figure:
+def triage_board(
+    case: Case,
+    triage: Triage,
+    *,
+    path: str | Path | None = None,
+    planes: Sequence[str] = PLANES,
+    most: int = MAX_ROWS,
+    panel: float = 1.3,
+) -> Figure:
     """One page: a row per lesion, confirmed ones first, in three planes, the prior beside it, and its facts in words.
 
-    ``case`` holds raw intensities on the grid of ``triage``. At most 30 lesions are drawn, the others are counted
+    ``case`` holds raw intensities on the grid of ``triage``. At most ``most`` lesions are drawn, the others are counted
     below; without any lesion the page says so over three slices. ``path``: PNG written there, whole or not at all.
+    ``planes`` and ``panel`` (inches) make a narrower page for a notebook.
     """
-    figure = _empty_page(case, triage) if triage.lesions.empty else _lesion_page(case, triage)
+    if triage.lesions.empty:
+        figure = _empty_page(case, triage)
+    else:
+        figure = _lesion_page(case, triage, planes=tuple(planes), most=most, panel=panel)
     if path is not None:
         with replacing(path) as part:
             part.write_bytes(png(figure))
     return figure
 
 
-_PANEL, _GAP, _TEXT, _HEAD, _FOOT = 1.3, 0.06, 2.75, 1.12, 0.5  # inches
+_GAP, _TEXT, _HEAD, _FOOT = 0.06, 2.6, 1.12, 0.5  # inches
 _CROP_MM = 48.0  # edge of the square around a lesion
 _NOTE = "Research and teaching only: not for clinical use. R patient's right, A front, S top."
 
@@ -318,22 +334,24 @@ def _changes(case: Case, triage: Triage) -> str:
     return "Since the earlier scan: " + ", ".join([*named, f"{gone} gone"]) + "."
 
 
-def _lesion_page(case: Case, triage: Triage) -> Figure:
-    rows = triage.lesions.head(MAX_ROWS)
-    planes = 3 if case.prior is None else 6
-    width = 0.2 + _TEXT + planes * (_PANEL + _GAP) + (0.12 if planes == 6 else 0) + 0.1
-    pitch = _PANEL + 0.12
+def _lesion_page(case: Case, triage: Triage, *, planes: tuple[str, ...], most: int, panel: float) -> Figure:
+    rows = triage.lesions.head(most)
+    n = len(planes)
+    panels = n if case.prior is None else 2 * n
+    width = 0.2 + _TEXT + panels * (panel + _GAP) + (0.12 if panels > n else 0) + 0.1
+    width = max(width, 6.0)  # for the words on top and below
+    pitch = max(panel + 0.12, 1.2)
     height = _HEAD + len(rows) * pitch + _FOOT
     figure, axes = _page(width, height)
     _heading(axes, case, triage, width)
     first = 0.2 + _TEXT
 
     def left(k: int) -> float:
-        return first + k * (_PANEL + _GAP) + (0.12 if k >= 3 else 0)
+        return first + k * (panel + _GAP) + (0.12 if k >= n else 0)
 
-    for k in range(planes):
-        name = PLANES[k % 3] + (", earlier" if k >= 3 else "")
-        axes.text(left(k) + _PANEL / 2, _HEAD - 0.07, name, ha="center", va="bottom", fontsize=9)
+    for k in range(panels):
+        name = planes[k % n] + (", earlier" if k >= n else "")
+        axes.text(left(k) + panel / 2, _HEAD - 0.07, name, ha="center", va="bottom", fontsize=9)
     windows = [window(v, case.mask) for v in (case.image, case.prior) if v is not None]
     half = np.maximum(np.round(_CROP_MM / 2 / np.array(case.spacing)).astype(int), 1)
     for i, row in enumerate(rows.itertuples(index=False)):
@@ -342,14 +360,14 @@ def _lesion_page(case: Case, triage: Triage) -> Figure:
         centre = _voxel_in_lesion(triage, int(row.lesion))
         tiers = _crop(triage.tiers, centre, half)
         this = _crop(triage.labels == row.lesion, centre, half)
-        for k in range(planes):
-            plane, volume = PLANES[k % 3], case.image if k < 3 else case.prior
-            extent = (left(k), left(k) + _PANEL, top + _PANEL, top)
-            low, high = windows[k // 3]
+        for k in range(panels):
+            plane, volume = planes[k % n], case.image if k < n else case.prior
+            extent = (left(k), left(k) + panel, top + panel, top)
+            low, high = windows[k // n]
             middle = int(half[AXIS[plane]])
             shown = plane_of(_crop(volume, centre, half), plane, middle)
             axes.imshow(shown, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
-            if k < 3:
+            if k < n:
                 others, line = plane_of((tiers > 0) & ~this, plane, middle), TIER_LINES[row.tier]
                 _outline(axes, others, (line[0], "dotted"), width=0.7, extent=extent)
                 _outline(axes, plane_of(this, plane, middle), line, extent=extent)
@@ -359,7 +377,7 @@ def _lesion_page(case: Case, triage: Triage) -> Figure:
             if i == 0:
                 _sides(axes, plane, extent)
     more = len(triage.lesions) - len(rows)
-    foot = f"{more} more lesion{'s' * (more != 1)} in lesions.csv, not drawn. " if more else ""
+    foot = f"{more} more lesion{'s' * (more != 1)} in the table, not drawn. " if more else ""
     axes.text(0.2, height - 0.2, foot + _NOTE, fontsize=9, color="#333333", va="bottom")
     _freeze(axes, width, height)
     return figure
@@ -397,6 +415,11 @@ def _facts(axes: Axes, row: object, top: float, *, earlier: bool) -> None:
     if earlier:
         facts.append(change_words(row.change, row.volume_ratio, row.prior_volume_mm3))
     axes.text(0.2, top + 0.32, "\n".join(facts), fontsize=9, va="top", linespacing=1.25)
+
+
+def count_words(n: int, one: str, many: str) -> str:
+    """'1 metastasis', '3 metastases'."""
+    return f"{n} {one if n == 1 else many}"
 
 
 def volume_words(volume_mm3: float) -> str:

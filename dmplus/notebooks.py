@@ -118,8 +118,8 @@ def describe(path: Path) -> Notebook:
         path=path,
         title=line(r"^# (.+)$"),
         question=line(r"^\*\*Question\.\*\* (.+)$"),
-        quick=line(r"^- \*\*Quick\*\*: ([^;,.]*)"),
-        gpu=line(r"^- \*\*GPU\*\*: ([^;,.]*)"),
+        quick=line(r"^- \*\*Quick\*\*: ([\d.]+ minutes?)"),
+        gpu=line(r"^- \*\*GPU\*\*: ([\d.]+ minutes?)"),
     )
 
 

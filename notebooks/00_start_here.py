@@ -113,17 +113,17 @@ spots = metrics.label_lesions(visit.lookalikes > 0)[1]
 
 # %%
 level = figures.best_slice(reference)
-witness = ["prior"] if case.prior is not None else []
-n, plural = len(sizes), "s" if len(sizes) != 1 else ""
+earlier = ["prior"] if case.prior is not None else []
+how_many = figures.count_words(len(sizes), "metastasis", "metastases")
 figure = figures.slices(
-    case, panels=[*witness, "current", "reference"], index=level,
-    title=f"{n} metastas{'e' if n != 1 else 'i'}s hide among {spots} other bright things in this brain",
+    case, panels=[*earlier, "current", "reference"], index=level,
+    title=f"{how_many} among {spots} other bright things in this brain",
 )
 figures.show(
     figure,
-    f"Figure 1 shows axial slice {level} of synthetic patient {person.name}: "
-    f"{'the earlier scan, ' if witness else ''}the current scan and the reference outlines. The patient has {n} "
-    f"metastas{'e' if n != 1 else 'i'}s, {small} of them below 0.1 cm³, the largest {sizes[-1] / 1000:.2f} cm³.",
+    f"Figure 1 shows axial slice {level} of synthetic patient {person.name} with the reference outlined "
+    f"on the right. The patient has {how_many}, {small} of them below 0.1 cm³, the largest "
+    f"{figures.volume_words(sizes[-1])}.",
 )
 
 # %% [markdown]
@@ -140,24 +140,26 @@ figures.show(
 # %%
 sensitive, specific = network.load("sens"), network.load("spec")
 found = triage.triage_case(case, sensitive, specific, machine=session.machine)
-inside = {"sensitive": found.prob_sens >= triage.THRESHOLD, "specific": found.prob_spec >= triage.THRESHOLD}
+maps = {"sensitive": found.prob_sens, "specific": found.prob_spec}
+inside = {name: probability >= triage.THRESHOLD for name, probability in maps.items()}
+groups = {name: metrics.label_lesions(mask)[1] for name, mask in inside.items()}
 for name, mask in inside.items():
-    print(f"The {name} model marks {int(mask.sum())} voxels in {metrics.label_lesions(mask)[1]} groups.")
+    print(f"The {name} model marks {int(mask.sum())} voxels in {groups[name]} groups.")
 
 # %% [markdown]
 # The maps below show the probability wherever it is 0.05 or more, in the slice of Figure 1.
 
 # %%
-groups = {name: metrics.label_lesions(mask)[1] for name, mask in inside.items()}
-more = "more groups than" if groups["sensitive"] > groups["specific"] else "no more groups than"
+many, few = groups["sensitive"], groups["specific"]
+verdict = "more" if many > few else "no more"
 figure = figures.slices(
     case, found, panels=["current", "sens", "spec"], index=level,
-    title=f"The sensitive model marks {more} the specific one ({groups['sensitive']} against {groups['specific']})",
+    title=f"The sensitive model marks {verdict} groups than the specific one: {many} against {few}",
 )
 figures.show(
     figure,
-    f"Figure 2 shows both probability maps in axial slice {level}. In the whole volume the sensitive model marks "
-    f"{groups['sensitive']} groups of voxels at 0.5 or more, the specific model {groups['specific']}.",
+    f"Figure 2 shows both probability maps in axial slice {level}. In the whole volume the sensitive "
+    f"model marks {many} groups of voxels at 0.5 or more, the specific model {few}.",
 )
 
 # %% [markdown]
@@ -206,23 +208,24 @@ course.check("0.1", tier)
 # </details>
 
 # %% [markdown]
-# Here is the whole list, confirmed lesions first. On the page below each lesion stands in three planes, with the
-# earlier scan beside it where there is one.
+# Here is the whole list, confirmed lesions first. On the page below the first eight stand in two planes, with
+# the earlier scan beside them where there is one; `dmplus predict` draws up to thirty in three planes.
 
 # %%
 display(figures.lesion_rows(found).set_index("lesion"))
-print(figures.headline(found) + f"; seen by the specific model alone: {found.counts['seen_by_spec_alone']}")
+print(f"{figures.headline(found)}; seen by the specific alone: {found.counts['seen_by_spec_alone']}")
 
 # %% [markdown]
 # > **Predict first.** Of the candidates on this page, how many are metastases? Look at the earlier scan before you
 # > decide.
 
 # %%
+page = figures.triage_board(case, found, planes=("axial", "coronal"), most=8, panel=1.1)
 figures.show(
-    figures.triage_board(case, found),
-    f"Figure 3 shows the triage page of {case.name}: {figures.headline(found).lower()}, each in three planes"
-    f"{', the earlier scan on the right' if case.prior is not None else ''}.",
-    dpi=80,
+    page,
+    f"Figure 3 shows the triage page of {case.name} ({figures.headline(found).lower()}), each lesion in "
+    f"two planes{', the earlier scan on the right' if earlier else ''}.",
+    dpi=96,
 )
 
 # %% [markdown]
@@ -288,8 +291,9 @@ for name, rows in true.groupby(found.lesions["tier"]):
     print(f"{name:>9} lesions: {int(rows.sum())} of {len(rows)} touch a metastasis")
 
 # %% [markdown]
-# Compare with what you wrote down. The sensitive model pays for every lesion it finds with false positives; the tiers
-# tell you which of its findings to trust at once and which to look at.
+# Compare with what you wrote down. If the sensitive model found more and the specific one erred less, the two did what
+# they were trained for, and the tiers say which findings to trust at once and which to look at. If not, you have met
+# the limits of one patient.
 
 # %% [markdown]
 # ## One word, two precisions
@@ -349,14 +353,15 @@ print(f"({score.tp_ref} found lesions, {score.tp_pred} true groups, {score.fp} f
 # %%
 false = found.lesions.loc[~true, "lesion"].to_numpy(int)
 doubt = figures.best_slice(np.isin(found.labels, false)) if false.size else level
-what = f"{false.size} of {len(found.lesions)} findings are false" if len(found.lesions) else "Nothing was marked"
+what = f"{false.size} of {len(found.lesions)} findings are false"
 figure = figures.slices(
-    case, found, panels=[*witness, "current", "overlay"], index=doubt, title=f"{what}: would you have known?"
+    case, found, panels=[*earlier, "current", "overlay"], index=doubt,
+    title=f"{what}: would you have known?",
 )
 figures.show(
     figure,
-    f"Figure 4 shows axial slice {doubt}, where most false voxels lie: {'earlier scan, ' if witness else ''}"
-    f"current scan and findings by tier. {what} in this patient.",
+    f"Figure 4 shows axial slice {doubt}{', where most false voxels lie,' if false.size else ''} with the "
+    f"findings outlined on the right. In this patient {what}.",
 )
 
 # %% [markdown]
@@ -383,7 +388,8 @@ else:
 # The next cell lists those that are in your copy, with their minutes.
 
 # %%
-print(course.notebook_table())
+for book in course.list_notebooks():
+    print(f"{book.name}: {book.quick} (quick), {book.gpu} (GPU). {book.question}")
 
 # %% [markdown]
 # ## Run it again
@@ -391,9 +397,9 @@ print(course.notebook_table())
 # From the folder of the repository, for another patient:
 #
 # ```bash
-# dmplus run 00 patient=2                      # another patient
-# dmplus run 00 patient=2 seed=7 profile=smoke # another cohort, a small crop, seconds
-# dmplus run 00 --list                         # every parameter with its type and default
+# dmplus run 00 patient=2                       # another patient
+# dmplus run 00 patient=2 seed=7 profile=smoke  # another cohort, a small crop, seconds
+# dmplus run 00 --list                          # every parameter with its type and default
 # ```
 # The result lies in `runs/00_start_here/`: the executed notebook and `results.json`. A misspelt parameter is refused
 # before
@@ -466,9 +472,9 @@ print(course.notebook_table())
 
 # %% tags=["summary"]
 session.finish(
-    headline=f"{score.tp_ref} of {n} metastases found, {score.fp} false positives (one synthetic patient)",
+    headline=f"{score.tp_ref} of {how_many} found, {score.fp} false positives (one synthetic patient)",
     metrics={
-        "lesions": n, "found": score.tp_ref, "missed": score.fn, "false_positives": score.fp,
+        "lesions": len(sizes), "found": score.tp_ref, "missed": score.fn, "false_positives": score.fp,
         "precision": ours, "precision_paper": paper, **{f"triage_{k}": v for k, v in found.counts.items()},
     },
 )
