@@ -56,6 +56,7 @@ class Visit:
     numbers: np.ndarray  #: uint8 (X, Y, Z), the label with each lesion's number
     bare: np.ndarray | None = None  #: float32 (X, Y, Z), the same visit without contrast agent, on request
     clean: np.ndarray | None = None  #: float32 (X, Y, Z), without noise and bias field, white matter = 1, on request
+    tissues: np.ndarray | None = None  #: float32 (2, X, Y, Z), shares of grey and white matter, with ``clean``
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,6 +166,7 @@ def patient(config: CohortConfig, index: int, *, without_contrast: bool = False,
                 extra["bare"] = crop(scan(config, (index, visit), host, others, bodies, contrast_agent=False))
             if clean:
                 extra["clean"] = crop(scan(config, (index, visit), host, others, bodies, noise=False))
+                extra["tissues"] = np.stack([crop(host.grey), crop(host.white)])
             visits.append(
                 Visit(case=case, days=int(day), lesions=lesions, lookalikes=crop(kinds), numbers=label, **extra)
             )

@@ -158,7 +158,7 @@ def anatomy(config: CohortConfig, index: int) -> Anatomy:
     levels = {k: float(np.clip(random.normal(*v), v[0] - 2 * v[1], v[0] + 2 * v[1])) for k, v in
               (("grey", config.grey), ("fluid", config.fluid))}  # fmt: skip
     tissue = np.interp(t1, (0, 0.30, 0.735, 1.0, 1.3), (0.05, levels["fluid"], levels["grey"], 1.0, 1.2)).astype(np.float32)
-    _sulci(config, random, tissue, grey, white, depth, levels)
+    _sulci(config, random, tissue, grey, white, depth, mni, levels)
     noise = ndimage.gaussian_filter(random.standard_normal(shape, dtype=np.float32), config.texture_mm)
     tissue += (config.texture / max(float(noise.std()), 1e-6)) * noise * np.clip(grey + white, 0, 1)
     return Anatomy(origin, np.maximum(tissue, 0.02), grey, white, mask, depth, mni, place, warp[:, ::4, ::4, ::4].copy())
@@ -209,7 +209,7 @@ def _depth(mask: np.ndarray) -> np.ndarray:
 
 def _sulci(
     config: CohortConfig, random: np.random.Generator, tissue: np.ndarray, grey: np.ndarray, white: np.ndarray,
-    depth: np.ndarray, levels: dict[str, float],
+    depth: np.ndarray, mni: np.ndarray, levels: dict[str, float],
 ) -> None:  # fmt: skip
     """Give the averaged cortex folds of its own, in place: sheets of fluid with a ribbon of grey matter on both sides.
 
@@ -221,11 +221,16 @@ def _sulci(
     cortex = ndimage.zoom(ndimage.gaussian_filter(grey[::4, ::4, ::4], 1.0), 4, order=1, grid_mode=True, mode="nearest")
     cortex = cortex[: grey.shape[0], : grey.shape[1], : grey.shape[2]]
     band = np.clip((22 - depth) / 10, 0, 1) * np.clip((cortex - 0.2) / 0.3, 0, 1)
+    band *= np.clip(0.55 + 0.5 * smooth_field(random, tissue.shape, 9), 0, 1)  # folds differ in depth and end somewhere
+    x, y, z = (ndimage.zoom(m, 4, order=1, grid_mode=True, mode="nearest") for m in mni)
+    stem = (np.abs(x) < 18) & (y > -44) & (y < 0) & (z < -8)
+    band[stem[tuple(slice(n) for n in band.shape)]] = 0
     ribbon = np.exp(-((distance / 2.6) ** 4)) * band * white
     tissue += ribbon * (levels["grey"] - tissue)
     grey += ribbon
     white -= ribbon
-    sheet = config.sulcus_depth * np.exp(-((distance / 0.8) ** 2)) * band
+    width = random.uniform(*config.sulcus_width_mm)
+    sheet = config.sulcus_depth * np.exp(-((distance / width) ** 2)) * band
     tissue += sheet * (levels["fluid"] - tissue)
     grey *= 1 - sheet
     white *= 1 - sheet

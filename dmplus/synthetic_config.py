@@ -32,19 +32,20 @@ class CohortConfig:
     # -------------------------------------------------------------------------------------------------------- anatomy
     scale: tuple[float, float, float, float] = (0.94, 0.035, 0.86, 1.0)  #: head size / template: mean, sd, least, most
     rotation_deg: float = 4.0  #: head tilt about each axis, standard deviation, degrees
-    warp_mm: tuple[float, float] = (3.5, 1.2)  #: displacement, root mean square per axis, coarse and fine, mm
+    warp_mm: tuple[float, float] = (3.0, 0.8)  #: displacement, root mean square per axis, coarse and fine, mm
     warp_spacing_mm: tuple[float, float] = (28.0, 11.0)  #: distance of the warp's control points, mm
-    sharpening: float = 0.8  #: share of the template's own detail (scale 1.5 mm) added again: it is an average brain
+    sharpening: float = 0.5  #: share of the template's own detail (scale 1.5 mm) added again: it is an average brain
     grey: tuple[float, float] = (0.76, 0.02)  #: grey / white matter, mean and sd over patients
     fluid: tuple[float, float] = (0.26, 0.02)  #: fluid / white matter, mean and sd over patients
     sulcus_spacing_mm: float = 6.5  #: control-point distance of the patient's own sulci, mm
-    sulcus_depth: float = 0.75  #: share of fluid in the middle of a sulcus, 0-1
-    texture: float = 0.028  #: sd of the tissue's fine texture (white matter = 1)
+    sulcus_width_mm: tuple[float, float] = (0.6, 1.1)  #: half width of the fluid in a sulcus, uniform over patients, mm
+    sulcus_depth: float = 0.85  #: share of fluid in the middle of a sulcus, 0-1
+    texture: float = 0.025  #: sd of the tissue's fine texture (white matter = 1)
     texture_mm: float = 0.8  #: its scale (Gaussian sigma, mm)
     # ---------------------------------------------------------------------------------------- enhancing non-lesions
-    surface_veins: float = 60.0  #: per litre of brain: veins on the cortex
-    sulcal_vessels: float = 52.0  #: per litre of brain: vessels that follow sulci and cisterns inwards
-    medullary_veins: float = 10.0  #: per litre of brain: thin veins in white matter
+    surface_veins: float = 38.0  #: per litre of brain: veins on the cortex
+    sulcal_vessels: float = 13.0  #: per litre of brain: vessels that follow sulci and cisterns inwards
+    medullary_veins: float = 3.0  #: per litre of brain: thin veins in white matter
     vessel_radius_mm: tuple[float, float] = (0.6, 2.0)  #: smallest and largest radius of a vessel, mm
     vessel_branches: float = 1.2  #: mean number of branches of a vessel (Poisson), which branch again
     vessel_level: tuple[float, float] = (1.6, 2.4)  #: blood with contrast agent (white matter = 1)
@@ -57,7 +58,7 @@ class CohortConfig:
     bolus: float = 0.12  #: sd of the contrast level of vessels between visits (relative)
     flow: float = 0.08  #: sd of its smooth variation within a visit (relative)
     # ----------------------------------------------------------------------------------------------------- metastases
-    lesions_extra: float = 1.5  #: lesions at the first visit = 1 + negative binomial of this mean
+    lesions_extra: float = 1.25  #: lesions at the first visit = 1 + negative binomial of this mean
     lesions_dispersion: float = 1.0  #: its size parameter; small = heavy tail
     lesions_most: int = 30  #: most lesions of a patient
     size_log_mean: float = -2.1  #: ln V[cm3] ~ N(mean, sd2): 44 % below 0.1 cm3 (Huang et al. 2022)
@@ -78,10 +79,10 @@ class CohortConfig:
     oedema_level: float = 0.76  #: intensity of oedematous white matter
     regions: tuple[float, float, float, float] = (1.8, 1.5, 1.5, 0.15)  #: cerebellum, parietal, occipital, deep: weight
     # --------------------------------------------------------------------------------------------- change over time
-    new_lesions: float = 0.4  #: new lesions per exam (Poisson)
-    new_volume_cm3: tuple[float, float] = (0.003, 0.3)  #: size law cut to this range for new lesions
-    course_share: tuple[float, float, float] = (0.45, 0.25, 0.30)  #: of lesions: untreated growing, stable, treated
-    treatment: float = 0.25  #: chance per visit that a growing lesion is treated from then on
+    new_lesions: float = 0.35  #: new lesions per exam (Poisson)
+    new_volume_cm3: tuple[float, float] = (0.003, 0.5)  #: size law cut to this range for new lesions
+    course_share: tuple[float, float, float] = (0.48, 0.25, 0.27)  #: of lesions: untreated growing, stable, treated
+    treatment: float = 0.2  #: chance per visit that a growing lesion is treated from then on
     growth: tuple[float, float, float] = (3.0, 0.45, 0.40)  #: ln ratio per 70 d ~ Student t: df, location, scale
     stable_log_sd: float = 0.12  #: ln ratio of stable lesions
     response: tuple[float, float] = (0.6, 0.25)  #: treated: volume ratio per step, sd of its logarithm
@@ -100,13 +101,16 @@ class CohortConfig:
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 32:
-            raise InputError(f"cohort {self.name}: expected a grid of at least 32 voxels a side; got {self.shape}; enlarge it")
+            raise InputError(
+                f"cohort {self.name}: expected a grid of at least 32 voxels a side; got {self.shape}; enlarge it"
+            )
         if self.patients < 1 or len(self.split) != 3 or min(self.split) < 0 or sum(self.split) < 1:
             raise InputError(
                 f"cohort {self.name}: expected patients >= 1 and three parts for the split; got {self.patients} and "
                 f"{self.split}; correct them"
             )
-        for field in ("prior_share_train", "prior_share_test", "dura_share", "oedema_share", "treatment", "pseudo_share"):
+        shares = ("prior_share_train", "prior_share_test", "dura_share", "oedema_share", "treatment", "pseudo_share")
+        for field in shares:
             if not 0 <= getattr(self, field) <= 1:
                 raise InputError(
                     f"cohort {self.name}: expected {field} between 0 and 1; got {getattr(self, field)}; correct it"
@@ -114,7 +118,8 @@ class CohortConfig:
         for field in ("visits", "course_share"):
             if min(getattr(self, field)) < 0 or sum(getattr(self, field)) <= 0:
                 raise InputError(
-                    f"cohort {self.name}: expected shares >= 0 in {field}, not all 0; got {getattr(self, field)}; correct it"
+                    f"cohort {self.name}: expected shares >= 0 in {field}, not all 0; got "
+                    f"{getattr(self, field)}; correct it"
                 )
 
 

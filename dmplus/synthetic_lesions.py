@@ -348,7 +348,7 @@ def grow(
     if lesion.core_rank < necrosis_share(config, volume_cm3):
         radius = (3 * volume / (4 * np.pi)) ** (1 / 3)
         free = 4 / 3 * np.pi * max(radius - lesion.rim_mm, 0) ** 3
-        core = float(np.clip(free, max(0.03 * volume, 1.6), max(config.core_share_most * volume, 1.6)))
+        core = float(np.clip(free, max(0.03 * volume, 2.5), max(config.core_share_most * volume, 2.5)))
     drawn = body(
         rng(config.seed, "shape", index, lesion.lesion), kind="metastasis", centre=lesion.centre, volume_mm3=volume,
         within=within, elongation=config.elongation, irregularity=config.irregularity,

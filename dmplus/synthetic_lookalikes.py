@@ -139,7 +139,7 @@ def _free_vessels(config: CohortConfig, random: np.random.Generator, host: Anato
     kinds = (
         # per litre, where they start, mean length and sd of ln, radius spread, pull to fluid, wanted depth (None: free)
         (config.surface_veins, (depth > 0) & (depth < 4), 26.0, 0.55, 1.0, 1.5),
-        (config.sulcal_vessels, (depth >= 4) & (depth < 34) & (half > 0.25), 20.0, 0.25, 2.5, None),
+        (config.sulcal_vessels, (depth >= 4) & (depth < 34) & (half > 0.25), 18.0, 0.15, 2.5, None),
         (config.medullary_veins, (depth > 14) & (white > 0.8), 16.0, 0.05, 0.0, None),
     )
     parts = []
@@ -242,7 +242,7 @@ def _named_vessels(config: CohortConfig, random: np.random.Generator, host: Anat
             if random.random() < 0.12:  # not every scan shows every vessel
                 continue
             moved = np.array(points, float) * (side, 1, 1) + random.normal(0, 2.0, (len(points), 3)) * (0.5, 1, 1)
-            size = np.linspace(first, last, len(points)) * np.exp(random.normal(0, 0.15))
+            size = np.linspace(first, last, len(points)) * 0.75 * np.exp(random.normal(0, 0.2))
             level = random.uniform(*config.vessel_level)
             parts.append(_curve(host, moved, np.clip(size, *config.vessel_radius_mm), level))
     return _Tubes.join(parts)
@@ -280,14 +280,21 @@ def _sinuses(config: CohortConfig, random: np.random.Generator, host: Anatomy) -
 
 
 def _plexus(random: np.random.Generator, host: Anatomy) -> _Tubes:
-    """Choroid plexus of the lateral ventricles: lumpy, thickest in the atrium."""
+    """Choroid plexus of the lateral ventricles: lumpy strands, most of them in the atrium."""
     parts = []
     for side in (1, -1):
-        points = np.array(_PLEXUS, float) * (side, 1, 1) + random.normal(0, 0.8, (len(_PLEXUS), 3))
-        size = np.array([0.8, 0.9, 1.2, 2.0, 2.4, 1.3, 0.8]) * np.exp(random.normal(0, 0.2))
-        tubes = _curve(host, points, size, random.uniform(1.45, 1.9))
-        lumps = np.exp(ndimage.gaussian_filter1d(random.normal(0, 1.6, len(tubes.radius)), 3))
-        parts.append(dataclasses.replace(tubes, radius=np.clip(tubes.radius * lumps, 0.5, 3.2)))
+        level = random.uniform(1.35, 1.9)
+        size = np.exp(random.normal(0, 0.15))
+        for _ in range(int(random.integers(3, 6))):
+            first = int(random.integers(0, 4))
+            some = np.array(_PLEXUS[first : first + 4], float)
+            some = some * (side, 1, 1) + random.normal(0, 1.0, some.shape)
+            tubes = _curve(host, some, np.full(len(some), 0.9 * size), level)
+            wave = ndimage.gaussian_filter1d(random.standard_normal((len(tubes.at), 3)), 4, axis=0)
+            lumps = np.exp(ndimage.gaussian_filter1d(random.normal(0, 1.5, len(tubes.radius)), 3))
+            parts.append(
+                _Tubes(tubes.at + 3.5 * wave, np.clip(tubes.radius * lumps, 0.4, 2.2), tubes.level)
+            )
     return _Tubes.join(parts)
 
 
