@@ -200,7 +200,6 @@ def triage_case(
     normal = case.normalised()
 
     def probability(network: DeepMedic, image: np.ndarray, prior: np.ndarray | None) -> np.ndarray:
-        prior = prior if network.config.prior != "none" else None
         return predict_volume(network, image, prior=prior, mask=case.mask, machine=machine, progress=progress)
 
     networks = [sens] if spec is None or spec is sens else [sens, spec]

@@ -252,6 +252,13 @@ def test_two_millimetres_of_misregistration_are_forgiven(gap, change):
     assert changes(now, before).lesions["change"].tolist() == [change]
 
 
+@pytest.mark.parametrize(("offset", "change"), [((1, 1, 1), "stable"), ((2, 2, 0), "new"), ((0, -2, 0), "stable")])
+def test_the_tolerance_is_a_distance_not_a_box(offset, change):
+    now, before = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    now[10, 10, 10] = before[tuple(np.add((10, 10, 10), offset))] = True
+    assert changes(now, before).lesions["change"].tolist() == [change]
+
+
 def test_the_tolerance_is_in_millimetres():
     sens, spec = maps()
     sens[10, 10, 10] = 0.9

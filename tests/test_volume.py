@@ -152,6 +152,10 @@ def test_crowded_lesions_still_get_a_voxel_each():
     labels[0, 0, 0], labels[2, 0, 0], labels[1, 2, 0], labels[3, 3, 0] = 1, 2, 3, 4
     out = transfer_labels(labels, np.ones(3), np.full(3, 2.0), (3, 3, 3))
     assert set(np.unique(out)) == {0, 1, 2, 3, 4}
+    labels[:] = 0
+    labels[0, 0, 0], labels[1, 1, 1], labels[0, 1, 1] = 1, 2, 3  # all in one coarse voxel
+    out = transfer_labels(labels, np.ones(3), np.full(3, 2.0), (3, 3, 3))
+    assert [(out == i).sum() for i in (1, 2, 3)] == [1, 1, 1] and (np.argwhere(out) <= 1).all()
 
 
 def test_labels_to_canonical_keep_a_lesion_of_one_fine_voxel():
@@ -469,6 +473,19 @@ def test_crops_of_a_stripped_brain_pass_and_crumbs_are_left_out():
     assert np.array_equal(volume.brain_mask(image[crop], spacing=SPACING), brain[crop])
     image[2:6, 2:6, 2:6] = 50
     assert np.array_equal(volume.brain_mask(image, spacing=SPACING), brain)
+
+
+def test_a_region_larger_than_any_brain_is_a_head():
+    world = np.stack(np.meshgrid(*[np.arange(-100, 100, 2)] * 3, indexing="ij"), -1)
+    scalp_and_all = np.where(np.linalg.norm(world, axis=-1) < 88, 100.0, 0)  # 2.85 litres, no dark shell to see
+    with pytest.raises(InputError, match="at most 2.2 litres; got 2.9"):
+        volume.brain_mask(scalp_and_all, spacing=SPACING)
+
+
+def test_scattered_zeros_are_no_background():
+    image = rng(8, "integers").integers(0, 8, (40, 40, 40)).astype(np.float32)  # 12 % zeros, everywhere
+    with pytest.raises(InputError, match="no such background"):
+        volume.brain_mask(image, spacing=(1.0, 1.0, 1.0))
 
 
 def test_a_crop_inside_a_brain_or_head_cannot_tell_and_asks_for_a_mask():
