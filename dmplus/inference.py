@@ -84,7 +84,9 @@ def aligned_tiles(
         return []
     unit = math.lcm(*network.config.low_factors) if network.config.low_factors else 1
     if tile is not None and tile < 1:
-        raise InputError(f"predict_volume: expected a tile of at least 1 voxel; got {tile}; leave it out for the default")
+        raise InputError(
+            f"predict_volume: expected a tile of at least 1 voxel; got {tile}; leave it out for the default"
+        )
     axes = []
     for axis in range(3):
         occupied = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))

@@ -33,13 +33,19 @@ class NetworkConfig:
 
     prior: str = "path"  #: "none" (DeepMedic), "channel" or "path" (DeepMedic+)
     features: tuple[int, ...] = (30, 40, 50, 60, 70, 80, 90, 100, 110)  #: channels of the 3³ layers, same in each path
-    residual_layers: tuple[int, ...] = (4, 6, 8)  #: layers (counted from 1) whose output gets the input of the one before
+    residual_layers: tuple[int, ...] = (
+        4,
+        6,
+        8,
+    )  #: layers (counted from 1) whose output gets the input of the one before
     low_factors: tuple[int, ...] = (3, 5)  #: how many times coarser each low-resolution path is
     fully_connected: tuple[int, ...] = (300, 300)  #: channels of the 1³ layers after the paths are joined
     residual_fully_connected: tuple[int, ...] = (2,)  #: the same rule among the 1³ layers
     dropout: tuple[float, ...] = (0.0, 0.5, 0.5)  #: rate before each 1³ layer, the classifier last
     dropout_scaling: str = "released"  #: "released": x·keep at inference; "inverted": x/keep in training
-    low_grid: str = "released"  #: low-resolution voxel on the "released" first or the "aligned" middle voxel of its block
+    low_grid: str = (
+        "released"  #: low-resolution voxel on the "released" first or the "aligned" middle voxel of its block
+    )
     norm_epsilon: float = FLOAT32_TINY  #: added to the variance in batch normalisation
     norm_window: int = 60  #: inference uses the mean of the last so many batch statistics
 
@@ -123,7 +129,9 @@ class BatchNorm(nn.Module):
         if not self.training:
             mean, variance = self.means.mean(0), self.variances.mean(0)
             varies = _varies(mean, variance)
-            return F.batch_norm(x, mean, torch.where(varies, variance, 1), self.weight * varies, self.bias, eps=self.epsilon)
+            return F.batch_norm(
+                x, mean, torch.where(varies, variance, 1), self.weight * varies, self.bias, eps=self.epsilon
+            )
         variance, mean = torch.var_mean(x.float(), (0, 2, 3, 4), correction=0, keepdim=True)  # (1, C, 1, 1, 1), biased
         with torch.no_grad():
             self.means.index_copy_(0, self.row, mean.view(1, -1))
@@ -142,7 +150,9 @@ def _varies(mean: Tensor, variance: Tensor) -> Tensor:
 class Block(nn.Module):
     """normalise → PReLU → dropout → convolution without bias; the first block of a path only adds a bias to the image."""
 
-    def __init__(self, config: NetworkConfig, c_in: int, c_out: int, *, kernel: int, first: bool, dropout: float) -> None:
+    def __init__(
+        self, config: NetworkConfig, c_in: int, c_out: int, *, kernel: int, first: bool, dropout: float
+    ) -> None:
         super().__init__()
         self.dropout, self.scaling = dropout, config.dropout_scaling
         if first:
@@ -268,7 +278,9 @@ class DeepMedic(nn.Module):
                     f"{(current.shape[0], 1, *wanted)}; got {tuple(tensor.shape)}; use sampling.segment"
                 )
         if prior is not None and config.prior == "none":
-            raise InputError("network: expected no prior, as this network was built with prior='none'; got one; drop it")
+            raise InputError(
+                "network: expected no prior, as this network was built with prior='none'; got one; drop it"
+            )
         if prior is not None and prior.shape != current.shape:
             raise InputError(
                 f"network: expected a prior of the current scan's shape {tuple(current.shape)}; got {tuple(prior.shape)}"
@@ -330,7 +342,9 @@ def load(source: str | Path, *, device: str = "cpu") -> DeepMedic:
     try:
         network.load_state_dict(safetensors.torch.load_file(path))
     except (RuntimeError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path.name}: expected the weights of its own configuration; they do not fit; the file is damaged") from error
+        raise InputError(
+            f"{path.name}: expected the weights of its own configuration; they do not fit; the file is damaged"
+        ) from error
     return network.to(device).eval()
 
 
@@ -354,7 +368,11 @@ def _header(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, "pt") as f:
             metadata = f.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path.name}: {wanted}; this is not a readable safetensors file; train or download it again") from error
+        raise InputError(
+            f"{path.name}: {wanted}; this is not a readable safetensors file; train or download it again"
+        ) from error
     if "dmplus" not in metadata:
-        raise InputError(f"{path.name}: {wanted}; this safetensors file was written by another program; use weights from dmplus train")
+        raise InputError(
+            f"{path.name}: {wanted}; this safetensors file was written by another program; use weights from dmplus train"
+        )
     return json.loads(metadata["dmplus"])

@@ -24,7 +24,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-
 T = TypeVar("T")
 
 
@@ -160,7 +159,9 @@ def _probe(device: str) -> Machine:
         full, half = seconds(torch.float32), seconds(torch.bfloat16)
     ratio = full / half
     chosen = "bfloat16" if ratio > 1.3 else "float32"
-    return Machine(device, chosen, f"{chosen} on {device}: the probe convolution runs {ratio:.1f} times as fast in bfloat16")
+    return Machine(
+        device, chosen, f"{chosen} on {device}: the probe convolution runs {ratio:.1f} times as fast in bfloat16"
+    )
 
 
 # ------------------------------------------------------------------------------------------ allocator

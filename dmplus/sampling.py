@@ -35,7 +35,9 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if self.centre not in ("voxel", "lesion"):
-            raise InputError(f"SamplingConfig: expected centre voxel or lesion; got {self.centre!r}; choose one of those")
+            raise InputError(
+                f"SamplingConfig: expected centre voxel or lesion; got {self.centre!r}; choose one of those"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,16 +86,22 @@ class Sampler:
         self.lesions: list[list[np.ndarray]] = []  # per case, per lesion: (n, 3) voxel coordinates
         for case in self.cases:
             if case.label is None:
-                raise InputError(f"sampling: expected a label for every training case; {case.name} has none; add or drop it")
+                raise InputError(
+                    f"sampling: expected a label for every training case; {case.name} has none; add or drop it"
+                )
             labels, count = cc3d.connected_components(np.asarray(case.label, np.uint8), connectivity=26, return_N=True)
             where = np.argwhere(labels)
             ids = labels[tuple(where.T)]
             where = where[np.argsort(ids, kind="stable")]
-            self.lesions.append(np.split(where, np.cumsum(np.bincount(ids, minlength=count + 1)[1:])[:-1]) if count else [])
+            self.lesions.append(
+                np.split(where, np.cumsum(np.bincount(ids, minlength=count + 1)[1:])[:-1]) if count else []
+            )
         self.every = [(c, k) for c, lesions in enumerate(self.lesions) for k in range(len(lesions))]
         self.affected = [c for c, lesions in enumerate(self.lesions) if lesions]
         if not self.affected:
-            raise InputError("sampling: expected at least one lesion among the training cases; found none; check the labels")
+            raise InputError(
+                "sampling: expected at least one lesion among the training cases; found none; check the labels"
+            )
         self.boxes = []
         for case in self.cases:
             box = [np.flatnonzero(case.mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]

@@ -54,7 +54,9 @@ def assign(network: DeepMedic, variables: Mapping[str, np.ndarray]) -> DeepMedic
     state = network.state_dict()
     for ours, theirs in variable_names(network).items():
         if theirs not in variables:
-            raise InputError(f"checkpoint: expected the variable {theirs} for {ours}; found none; check the configuration")
+            raise InputError(
+                f"checkpoint: expected the variable {theirs} for {ours}; found none; check the configuration"
+            )
         value = torch.as_tensor(np.asarray(variables[theirs]))
         if value.shape != state[ours].shape:
             raise InputError(

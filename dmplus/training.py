@@ -27,7 +27,7 @@ from torch import Tensor
 from dmplus import losses
 from dmplus.inference import predict_volume
 from dmplus.metrics import match_lesions
-from dmplus.network import DeepMedic, NetworkConfig, preset, save
+from dmplus.network import DeepMedic, NetworkConfig, add_prior_path, preset, save
 from dmplus.runtime import InputError, Machine, Progress, from_dict, replacing, versions, write_json
 from dmplus.runtime import machine as choose_machine
 from dmplus.sampling import Sampler, SamplingConfig, Segments
@@ -60,7 +60,17 @@ class TrainConfig:
     optimizer: str = "rmsprop"  #: "rmsprop" (with Nesterov momentum, as released) or "adamw"
     learning_rate: float = 1e-3
     schedule: str = "halving"  #: "halving" at the epochs below, "cosine" to 0, or "constant"
-    halve_after: tuple[int, ...] = (17, 22, 27, 32, 37, 42, 47, 52, 57)  #: epochs (from 0) after which the rate is halved
+    halve_after: tuple[int, ...] = (
+        17,
+        22,
+        27,
+        32,
+        37,
+        42,
+        47,
+        52,
+        57,
+    )  #: epochs (from 0) after which the rate is halved
     warmup: int = 0  #: steps over which the rate rises linearly from 0
     l1: float = 1e-6  #: weight of Σ|W| over convolution kernels
     l2: float = 1e-4  #: weight of ΣW² over convolution kernels
@@ -86,7 +96,9 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"TrainConfig: expected {name} of at least 1; got {getattr(self, name)}")
         if not 0 <= self.alpha <= 1:
-            raise InputError(f"TrainConfig: expected alpha between 0 and 1; got {self.alpha}; large alpha favours sensitivity")
+            raise InputError(
+                f"TrainConfig: expected alpha between 0 and 1; got {self.alpha}; large alpha favours sensitivity"
+            )
 
     def rate(self, step: int) -> float:
         """Learning rate of training step ``step`` (counted from 0)."""
@@ -233,7 +245,8 @@ def train(
 
     training, validation: cases with labels (raw intensities; they are normalised here); validation may be empty. A folder
     with a checkpoint of the same configuration is resumed; one of another configuration is refused.
-    init: a network whose weights start the run (same configuration), for fine-tuning.
+    init: a network whose weights start the run, for fine-tuning: of the same configuration, or without prior where the
+    configuration has a prior path (:func:`dmplus.network.add_prior_path`).
     compile: torch.compile the step (None: when a compiler is there and the run is long enough to earn it back).
     stop_after: stop (with a checkpoint) once so many steps are done in all: for tests and for sharing a machine.
     """
@@ -245,10 +258,15 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if done == 0:
         write_json(folder / "config.json", config)
-    write_json(folder / "versions.json", versions() | {"device": machine.device, "precision": machine.precision, "why": machine.why})
+    write_json(
+        folder / "versions.json",
+        versions() | {"device": machine.device, "precision": machine.precision, "why": machine.why},
+    )
     sampler = Sampler([c.normalised() for c in training], config.network, config.sampling, seed=config.seed)
     held_out = [c.normalised() for c in validation]
-    forward = _compiled(network, sampler.batch(0, config.batch).to(machine.device), machine, config.steps - done, compile, progress)
+    forward = _compiled(
+        network, sampler.batch(0, config.batch).to(machine.device), machine, config.steps - done, compile, progress
+    )
     report = Progress(config.steps, "training", every=10 if progress else math.inf)
     report.done, seen = done, []
     begun, before = time.monotonic(), history[-1]["seconds"] if history else 0.0
@@ -265,7 +283,9 @@ def train(
             forward = None
             parts = training_step(network, optimizer, segments, config, machine=machine)
         if not math.isfinite(parts["loss"]):
-            raise FloatingPointError(f"the loss became {parts['loss']} in step {step}; lower the learning rate of {folder.name}")
+            raise FloatingPointError(
+                f"the loss became {parts['loss']} in step {step}; lower the learning rate of {folder.name}"
+            )
         seen.append(parts)
         report.step(note=f"loss {np.mean([p['loss'] for p in seen[-20:]]):.4f}")
         n = step + 1
@@ -277,7 +297,10 @@ def train(
                 row |= validate(network, held_out, machine=machine)
                 network.train()
                 if progress:
-                    print(f"step {n}: " + ", ".join(f"{k} {v:.3f}" for k, v in row.items() if k.startswith("val_")), flush=True)
+                    print(
+                        f"step {n}: " + ", ".join(f"{k} {v:.3f}" for k, v in row.items() if k.startswith("val_")),
+                        flush=True,
+                    )
             history.append(row)
             seen = []
             _checkpoint(folder, config, network, optimizer, n, history)
@@ -310,8 +333,13 @@ def _start(config: TrainConfig, init: DeepMedic | None) -> DeepMedic:
     torch.manual_seed(config.seed)
     network = DeepMedic(config.network)
     if init is not None:
+        if init.config.prior == "none" and config.network.prior == "path":
+            init = add_prior_path(init)
         if init.config != config.network:
-            raise InputError("train: expected init of the configuration's network; got another; see network.add_prior_path")
+            raise InputError(
+                f"train: expected init weights of the network {config.network}; got {init.config}; "
+                "train them with the same preset (prior='none' may grow into prior='path')"
+            )
         network.load_state_dict(init.state_dict())
     return network
 
@@ -341,14 +369,21 @@ def _compiled(
 
 # ------------------------------------------------------------------------------------------- checkpoints
 def _checkpoint(
-    folder: Path, config: TrainConfig, network: DeepMedic, optimizer: torch.optim.Optimizer, step: int, history: list[dict[str, Any]]
+    folder: Path,
+    config: TrainConfig,
+    network: DeepMedic,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    history: list[dict[str, Any]],
 ) -> None:
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
     for name, p in network.named_parameters():
         tensors |= {f"optimizer.{name}.{k}": torch.as_tensor(v) for k, v in optimizer.state[p].items()}
     header = {"step": str(step), "config": json.dumps(dataclasses.asdict(config)), "history": json.dumps(history)}
     with replacing(folder / "checkpoint.safetensors") as part:
-        safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata=header)
+        safetensors.torch.save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata=header
+        )
     with replacing(folder / "history.csv") as part:
         pd.DataFrame(history).to_csv(part, index=False)
 
@@ -364,7 +399,9 @@ def _resume(
             header = f.metadata()
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path.name}: expected a checkpoint of dmplus train; it cannot be read; delete the run's folder") from error
+        raise InputError(
+            f"{path.name}: expected a checkpoint of dmplus train; it cannot be read; delete the run's folder"
+        ) from error
     if json.loads(header["config"]) != json.loads(json.dumps(dataclasses.asdict(config))):
         raise InputError(
             f"{folder.name}: expected a run of the same configuration to resume; its config.json differs; "
@@ -379,7 +416,9 @@ def _resume(
     return int(header["step"]), json.loads(header["history"])
 
 
-def _finish(folder: Path, config: TrainConfig, network: DeepMedic, history: list[dict[str, Any]], machine: Machine) -> None:
+def _finish(
+    folder: Path, config: TrainConfig, network: DeepMedic, history: list[dict[str, Any]], machine: Machine
+) -> None:
     info = {
         "loss": config.loss,
         "alpha": config.alpha if LOSSES[config.loss][0] else None,
@@ -390,4 +429,7 @@ def _finish(folder: Path, config: TrainConfig, network: DeepMedic, history: list
         "seed": config.seed,
     }
     save(folder / "weights.safetensors", network, info=info)
-    write_json(folder / "result.json", {"step": config.steps, "device": machine.device, "precision": machine.precision} | history[-1])
+    write_json(
+        folder / "result.json",
+        {"step": config.steps, "device": machine.device, "precision": machine.precision} | history[-1],
+    )

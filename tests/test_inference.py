@@ -21,7 +21,7 @@ def trained_like(config, seed=0) -> DeepMedic:
     with torch.no_grad():
         for name, p in net.named_parameters():
             p.add_(torch.randn_like(p) * (0.3 if "conv" not in name else 0.05))
-        for name, b in net.named_buffers():
+        for _, b in net.named_buffers():
             if b.is_floating_point():
                 b.add_(torch.rand_like(b) * 0.5)
     return net.eval()
@@ -33,7 +33,9 @@ def test_same_map_for_every_tile_size(prior, grid):
     case = ball_case(0, shape=(47, 40, 33)).normalised()
     net = trained_like(dataclasses.replace(preset("smoke", prior=prior), low_grid=grid))
     before = case.prior if prior == "path" else None
-    maps = [predict_volume(net, case.image, prior=before, mask=case.mask, tile=t, machine=CPU) for t in (15, 16, 60, None)]
+    maps = [
+        predict_volume(net, case.image, prior=before, mask=case.mask, tile=t, machine=CPU) for t in (15, 16, 60, None)
+    ]
     assert maps[0].max() - maps[0][case.mask].min() > 0.02  # a map that has something to show
     for other in maps[1:]:
         assert np.abs(other - maps[0]).max() < 1e-5
@@ -114,7 +116,8 @@ def test_half_precision_agrees_with_float32():
     case = ball_case(2, shape=(40, 40, 30)).normalised()
     net = trained_like(preset("quick"))
     full, half = (
-        predict_volume(net, case.image, prior=case.prior, machine=Machine("cpu", p, "test")) for p in ("float32", "bfloat16")
+        predict_volume(net, case.image, prior=case.prior, machine=Machine("cpu", p, "test"))
+        for p in ("float32", "bfloat16")
     )
     difference = np.abs(full - half)[case.mask]
     assert 0 < difference.max() < 0.2 and difference.mean() < 0.02
@@ -135,5 +138,3 @@ def test_errors_say_what_to_do():
         predict_volume(net, image, mask=np.ones((20, 20), bool), machine=CPU)
     with pytest.raises(InputError, match="tiling"):
         predict_volume(net, image, tiling="gaussian", machine=CPU)
-
-

@@ -16,7 +16,6 @@ from dmplus.runtime import InputError, Machine
 from dmplus.sampling import SamplingConfig, Segments
 from dmplus.tf_checkpoint import assign, variable_names
 from dmplus.training import RMSPropNesterov, TrainConfig, quick_config, train
-from dmplus.volume import Case
 
 FULL = Path(__file__).parents[2] / "shared" / "reference" / "golden" / "train_step_tiny.npz"
 CPU = Machine("cpu", "float32", "test")
@@ -63,7 +62,9 @@ def test_three_steps_of_the_authors_program():
         optimizer = T.make_optimizer(net, config)
         if s:
             for name, p in net.named_parameters():
-                optimizer.state[p] = {k: torch.tensor(z[f"{n}{s}/{names[name]}"]) for k, n in (("a", "accu"), ("v", "vel"))}
+                optimizer.state[p] = {
+                    k: torch.tensor(z[f"{n}{s}/{names[name]}"]) for k, n in (("a", "accu"), ("v", "vel"))
+                }
         g = {k: torch.tensor(z[f"step{s}/in/{k}"]) for k in ("x", "x_prior", "x_sub_0", "x_sub_1", "y")}
         segments = Segments(g["x"], [g["x_sub_0"], g["x_sub_1"]], g["x_prior"], g["y"].float())
         parts = T.training_step(net, optimizer, segments, config)
@@ -112,7 +113,14 @@ def test_a_stopped_run_ends_with_the_same_weights(tmp_path, cases, optimizer):
     assert all(torch.equal(v, parts.state_dict()[k]) for k, v in whole.state_dict().items())
     again = N.load(tmp_path / "parts" / "weights.safetensors")
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
-    names = ("checkpoint.safetensors", "config.json", "history.csv", "result.json", "versions.json", "weights.safetensors")
+    names = (
+        "checkpoint.safetensors",
+        "config.json",
+        "history.csv",
+        "result.json",
+        "versions.json",
+        "weights.safetensors",
+    )
     assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == sorted(names)
     history = pd.read_csv(tmp_path / "parts" / "history.csv")
     assert history.step.is_monotonic_increasing and history.step.iloc[-1] == 6
