@@ -224,7 +224,8 @@ def best_slice(mask: np.ndarray, plane: str = "axial") -> int:
     """The slice of ``plane`` with the most voxels of ``mask`` (X, Y, Z); the middle one if there are none."""
     others = tuple(a for a in range(3) if a != AXIS[plane])
     area = mask.sum(axis=others)
-    return int(area.argmax()) if area.any() else mask.shape[AXIS[plane]] // 2
+    best = np.flatnonzero(area == area.max())  # several, where a lesion keeps its width
+    return int(best[len(best) // 2])
 
 
 def _slice_sides(axes: Axes, plane: str) -> None:
