@@ -597,6 +597,22 @@ def test_train_then_go_on_then_evaluate_then_predict(cohort, tmp_path, capsys):
     assert "--overwrite" in error_line(capsys)
 
 
+def test_evaluate_counts_each_model_and_their_union(cohort, tmp_path, weights, by_brightness, monkeypatch):
+    def half(model, image, *, mask, **_):  # one model sees the patient's left, the other the right
+        left = np.arange(image.shape[0])[:, None, None] < 14
+        return np.where(mask & (left == (model.info_seed == 0)) & (image > 1.5), 0.9, 0).astype(np.float32)
+
+    monkeypatch.setattr("dmplus.inference.predict_volume", half)
+    pair = ["--sens", str(weights / "one.safetensors"), "--spec", str(weights / "two.safetensors")]
+    command = ["evaluate", str(cohort), "--split", "test", "-o", str(tmp_path / "out"), *pair, *CPU]
+    assert cli.main(command) == 0
+    table = pd.read_csv(tmp_path / "out" / "summary.csv").query("stratum == 'all'").set_index("model")
+    assert table["tp_ref"].to_dict() == {"sens": 1, "spec": 1, "union": 2} and table["lesions"].eq(2).all()
+    rows = pd.read_csv(tmp_path / "out" / "lesions.csv").query("found")
+    sides = {model: part["x"].round().tolist() for model, part in rows.groupby("model")}
+    assert max(sides["sens"]) < 14 <= min(sides["spec"]) and len(sides["union"]) == 2
+
+
 def test_evaluate_reads_a_folder_of_predictions(cohort, tmp_path, capsys):
     (tmp_path / "maps").mkdir()
     for files in volume.read_cohort(cohort):
