@@ -516,7 +516,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="student: compare, do not write")
     parser.add_argument("--profile", default="quick", choices=tuple(course.PROFILES), help="execute: default quick")
     parser.add_argument("--runs", type=Path, default=FOLDER.parent / "runs", help="execute: folder for the runs")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)  # options may stand between names
     every = sorted(p.stem for p in FOLDER.glob("[0-9][0-9]_*.py"))
     names = (
         [n for n in every if any(n.startswith(Path(asked).stem) for asked in options.notebooks)]
