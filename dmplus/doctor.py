@@ -1,4 +1,7 @@
-"""What this machine and installation offer, as a table of checks: ``dmplus doctor``."""
+"""What this machine and installation offer, as a table of checks: ``dmplus doctor``.
+
+Nothing but the standard library is imported before the packages are known to be there.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from dmplus import runtime
-from dmplus.runtime import InputError
+if TYPE_CHECKING:
+    from dmplus.runtime import Machine
 
 PYTHON = (3, 11)
-MEMORY_GIB = 6.0  #: a full scan with an earlier one stays below this
+MEMORY_GIB = 3.0  #: a full scan with an earlier one takes 1.5; notebooks and a browser want the rest
 DISK_GIB = 2.0  #: runs of the course and a small cohort
 
 #: Seconds that the timed block takes on two cores without AMX, where `make course` takes ``COURSE_MINUTES``.
@@ -40,8 +42,15 @@ class Check:
 
 
 def checks(*, probe: bool = True) -> list[Check]:
-    """Run all checks; ``probe=False`` leaves out those that take seconds (allocator, expected minutes)."""
+    """Run all checks; ``probe=False`` leaves out those that take seconds (allocator, expected minutes).
+
+    Where a package is missing or too old the table ends there: the other checks need them.
+    """
     rows = [_python(), *_packages()]
+    if not all(row.ok for row in rows):
+        return rows
+    from dmplus import runtime
+
     machine = runtime.machine()
     rows.append(Check("device, precision", True, machine.why))
     rows.append(_allocator(probe))
@@ -65,13 +74,11 @@ def _python() -> Check:
 
 
 def _packages() -> Iterator[Check]:
-    versions = runtime.versions()
-    commit = f", commit {versions['commit']}" if versions["commit"] else ""
-    yield Check("dmplus", True, f"{versions.get('dmplus', 'not installed, run from its folder')}{commit}")
     try:
         needed = importlib.metadata.requires("dmplus") or []
+        yield Check("dmplus", True, importlib.metadata.version("dmplus"))
     except importlib.metadata.PackageNotFoundError:
-        yield Check("packages", False, "dmplus is not installed here: run `pip install -e .` in its folder")
+        yield Check("dmplus", False, "it is not installed here: run `pip install -e .` in its folder")
         return
     for requirement in needed:
         found = re.fullmatch(r"([\w.-]+?)\s*>=\s*([\d.]+)", requirement)
@@ -103,6 +110,8 @@ touch(); print(min(touch() for _ in range(3)))
 
 
 def _allocator(probe: bool) -> Check:
+    from dmplus import runtime
+
     here = "cured in this process" if runtime.allocator_cured() else "cured by predict, train and run when they start"
     if not probe or not runtime.allocator_environment():
         return Check("allocator", True, here)
@@ -122,8 +131,8 @@ def _allocator(probe: bool) -> Check:
 def _memory() -> Check:
     gib = available_gib()
     if gib is None:
-        return Check("memory", True, f"unknown on this system (a full scan needs {MEMORY_GIB:g} GiB)")
-    return Check("memory", gib >= MEMORY_GIB, f"{gib:.1f} GiB available (a full scan needs up to {MEMORY_GIB:g})")
+        return Check("memory", True, f"unknown on this system (needs {MEMORY_GIB:g} GiB)")
+    return Check("memory", gib >= MEMORY_GIB, f"{gib:.1f} GiB available (needs {MEMORY_GIB:g})")
 
 
 def available_gib() -> float | None:
@@ -158,6 +167,7 @@ def _kernel() -> Check:
 
 def _weights() -> Iterator[Check]:
     from dmplus import network
+    from dmplus.runtime import InputError
 
     for name in network.SHIPPED:
         try:
@@ -168,8 +178,10 @@ def _weights() -> Iterator[Check]:
             yield Check(f"weights {name}", True, f"{parameters:,} parameters")
 
 
-def _minutes(machine: runtime.Machine) -> Check:
+def _minutes(machine: Machine) -> Check:
     """Time one block of the tiler and scale it: seconds per block x blocks of a full scan x models x scans."""
+    import numpy as np
+
     from dmplus import network
     from dmplus.inference import predict_volume
 
@@ -181,8 +193,8 @@ def _minutes(machine: runtime.Machine) -> Check:
         start = time.perf_counter()
         predict_volume(model, image, prior=image, mask=mask, machine=machine)
         best = min(best, time.perf_counter() - start)
-    full = best * BLOCKS_FULL * 4 / 60
-    course = COURSE_MINUTES * max(1.0, best / REFERENCE_SECONDS) if best > REFERENCE_SECONDS else COURSE_MINUTES
+    full = (best * BLOCKS_FULL * 4 + 10) / 60  # reading, maps and picture take some seconds
+    course = COURSE_MINUTES * max(1.0, best / REFERENCE_SECONDS)
     return Check(
         "expected minutes",
         True,

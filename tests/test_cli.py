@@ -674,6 +674,24 @@ def test_doctor_prints_a_table_and_fails_with_a_check(monkeypatch, capsys):
     assert cli.main(["doctor"]) == 0
 
 
+def test_doctor_answers_where_torch_is_missing():
+    code = (
+        "import sys, importlib.metadata as m\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[0] in ('torch', 'numpy'): raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "real = m.version\n"
+        "def version(name):\n"
+        "    if name == 'torch': raise m.PackageNotFoundError(name)\n"
+        "    return real(name)\n"
+        "m.version = version\n"
+        "from dmplus import cli; sys.exit(cli.main(['doctor']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "pip install 'torch>=" in done.stdout and done.stderr == ""
+
+
 def test_doctor_sees_a_version_that_is_too_old(monkeypatch):
     from dmplus import doctor
 
@@ -682,6 +700,7 @@ def test_doctor_sees_a_version_that_is_too_old(monkeypatch):
     monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: versions.get(name) or real(name))
     rows = {row.what: row.ok for row in doctor._packages()}
     assert not rows["numpy"] and not rows["torch"] and rows["scipy"]
+    assert [row.what for row in doctor.checks() if not row.ok] == ["torch", "numpy"]  # and nothing that needs them
     monkeypatch.setattr(doctor, "available_gib", lambda: 3.0)
     assert not doctor._memory().ok
 
