@@ -282,7 +282,8 @@ def _stored(config: CohortConfig, index: int, folder: Path) -> tuple[list[CaseFi
         files.append(CaseFiles(case, name, visit, int(days[visit]), split_of(config, index), **paths))
         if not all(p.is_file() for p in paths.values()):
             return None
-    return (files, pd.read_csv(path, float_precision="round_trip")) if path.is_file() else None
+    # As text: numbers go into the cohort's table as they were written.
+    return (files, pd.read_csv(path, dtype=str, keep_default_na=False)) if path.is_file() else None
 
 
 def _csv(table: pd.DataFrame, path: Path) -> None:

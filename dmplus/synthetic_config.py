@@ -43,8 +43,8 @@ class CohortConfig:
     texture: float = 0.025  #: sd of the tissue's fine texture (white matter = 1)
     texture_mm: float = 0.8  #: its scale (Gaussian sigma, mm)
     # ---------------------------------------------------------------------------------------- enhancing non-lesions
-    surface_veins: float = 38.0  #: per litre of brain: veins on the cortex
-    sulcal_vessels: float = 13.0  #: per litre of brain: vessels that follow sulci and cisterns inwards
+    surface_veins: float = 34.0  #: per litre of brain: veins on the cortex
+    sulcal_vessels: float = 10.5  #: per litre of brain: vessels that follow sulci and cisterns inwards
     medullary_veins: float = 3.0  #: per litre of brain: thin veins in white matter
     vessel_radius_mm: tuple[float, float] = (0.6, 2.0)  #: smallest and largest radius of a vessel, mm
     vessel_branches: float = 1.2  #: mean number of branches of a vessel (Poisson), which branch again

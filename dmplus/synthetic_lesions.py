@@ -214,9 +214,13 @@ def body(
         cover, distance = _rasterise(shape, centre, size, box, factor)
         size *= (volume_mm3 / max(float(cover.sum()), 1e-3)) ** (1 / 3)
     cover, distance = _rasterise(shape, centre, size, box, factor)
-    while np.count_nonzero((cover >= 0.5) & inside) < least_voxels and size < radius + 3:
-        size *= 1.04
+    # Small convex bodies fill fewer voxels by half than their volume: they grow until the label has it.
+    wanted = max(least_voxels, round(volume_mm3) if volume_mm3 < 150 else 0)
+    while np.count_nonzero(cover >= 0.5) < wanted or np.count_nonzero((cover >= 0.5) & inside) < least_voxels:
+        size *= 1.01
         cover, distance = _rasterise(shape, centre, size, box, factor)
+        if size > radius + 3:  # a place without room
+            break
     core = np.zeros_like(cover)
     if core_mm3 > 0:
         small = (3 * core_mm3 / (4 * np.pi)) ** (1 / 3)
