@@ -26,7 +26,7 @@ import torch
 from dmplus import curves, metrics, network, training
 from dmplus.inference import predict_volume
 from dmplus.network import DeepMedic
-from dmplus.runtime import Machine, Progress, cure_allocator, replacing, versions, write_json
+from dmplus.runtime import InputError, Machine, Progress, cure_allocator, replacing, versions, write_json
 from dmplus.runtime import machine as choose_machine
 from dmplus.volume import Case, read_cohort
 
@@ -106,6 +106,11 @@ def operating_point(
     sensitivity = columns["tp_ref"] / (columns["tp_ref"] + columns["fn"])
     fp = columns["fp"] / len(cases)
     allowed = np.flatnonzero(fp <= budget)
+    if len(allowed) == 0:
+        raise InputError(
+            f"operating point: expected a threshold with at most {budget:g} false positives per volume; the fewest are "
+            f"{fp.min():g} at {levels[-1]:.4f}; train longer or raise the budget"
+        )
     best = allowed[np.lexsort((fp[allowed], -sensitivity[allowed]))[0]]
     return float(levels[best]), float(sensitivity[best]), float(fp[best])
 
