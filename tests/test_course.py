@@ -434,6 +434,31 @@ def test_every_dependency_is_pinned_within_what_the_package_allows() -> None:
         assert SpecifierSet(allowed).contains(pins[name]), f"{name}: {pins[name]} is pinned, {allowed} is allowed"
 
 
+def test_everything_that_gets_installed_here_is_pinned() -> None:
+    """All that the package and its tests need, however far away."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    from packaging.requirements import Requirement
+
+    pins, seen, todo = _pins(), set(), [(name, frozenset[str]()) for name in _requirements()]
+    while todo:
+        name, extras = todo.pop()
+        key = name.lower().replace("_", "-").replace(".", "-")
+        if (key, extras) in seen:
+            continue
+        seen.add((key, extras))
+        try:
+            needs = requires(name) or []
+        except PackageNotFoundError:
+            continue  # what another platform or Python version needs
+        assert key in pins, f"{name} is needed and not pinned in constraints.txt"
+        for text in needs:
+            need = Requirement(text)
+            if need.marker is None or any(need.marker.evaluate({"extra": e}) for e in ("", *extras)):
+                todo.append((need.name, frozenset(need.extras)))
+    assert len(seen) > 80
+
+
 def test_the_pins_name_nothing_that_only_one_platform_has() -> None:
     pins = _pins()
     assert pins["torch"].count("+") == 0
