@@ -253,14 +253,10 @@ def _sinuses(config: CohortConfig, random: np.random.Generator, host: Anatomy) -
     low, high = config.vessel_level
     level = random.uniform(low + 0.5 * (high - low), high)
     source = template()
-    angles = np.radians(np.linspace(60, -155, 30)) + np.pi / 2  # from the forehead over the vertex to the occiput
-    middle = np.array([0.0, -18.0, 8.0])
-    distance = np.arange(20, 110, 1.0)
+    middle, distance = np.array([0.0, -18.0, 8.0]), np.arange(20, 110, 1.0)
     points = []
-    for angle in angles - np.pi / 2:
-        way = np.array([0, np.cos(np.pi / 2 - angle), np.sin(np.pi / 2 - angle)])
-        way = np.array([0.0, np.sin(angle), np.cos(angle)])
-        ray = middle + distance[:, None] * way
+    for angle in np.radians(np.linspace(60, -155, 30)):  # from the forehead over the vertex to the occiput
+        ray = middle + distance[:, None] * np.array([0.0, np.sin(angle), np.cos(angle)])
         voxel = np.clip(np.rint((ray - source.origin) / 2).astype(int), 0, np.array(source.inwards.shape) - 1)
         inside = source.inwards[tuple(voxel.T)] > 0
         points.append(ray[np.flatnonzero(inside)[-1]] if inside.any() else ray[0])

@@ -12,7 +12,6 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
-
 MARGIN = 3  # voxels kept around the brain; the T1 is continued there, so that a warped border does not darken
 
 
