@@ -140,8 +140,8 @@ def draw_triage(who: Subject) -> Figure:
         axes = panel(figure, 0.15 + k * (wide + 0.1), top, wide, high)
         figures.draw_slice(axes, who.slab, who.slab_found, index=who.level, image=image)
         words.text(0.15 + k * (wide + 0.1), top - 0.08, title, fontsize=11, fontweight="bold")
-        for lesion in np.unique(who.slab_found.labels[:, :, who.level])[1:] if image == "current" else ():
-            name(axes, who, lesion)
+        if image == "current":
+            name_lesions(axes, who)
     key(words, 2 * wide + 0.5, top)
     cell, side, top = 2.43, 1.17, 5.0
     for k, (inside, true) in enumerate(enlarged(who)):
@@ -163,16 +163,19 @@ def draw_triage(who: Subject) -> Figure:
     return figure
 
 
-def name(axes: Axes, who: Subject, lesion: int) -> None:
-    """Number and tier of a lesion in the slice shown, beside it in the colour of its line, away from the border."""
-    x, y = np.argwhere(who.slab_found.labels[:, :, who.level] == lesion).mean(0)
-    column, row = who.case.shape[0] - 1 - x, who.case.shape[1] - 1 - y
-    right = column < who.case.shape[0] * 0.6
-    axes.annotate(
-        f"{lesion} {who.tier(lesion)}", (column, row), (9 if right else -9, 9), textcoords="offset points",
-        ha="left" if right else "right", color="black", fontsize=10, fontweight="bold",
-        bbox=tag(figures.TIER_LINES[who.tier(lesion)][0]),
-    )  # fmt: skip
+def name_lesions(axes: Axes, who: Subject) -> None:
+    """The number of each lesion in the slice shown, on the colour of its tier, at the corner with most room around it."""
+    labels = figures.plane_of(who.slab_found.labels, "axial", who.level)
+    places = {k: np.argwhere(labels == k).mean(0) for k in np.unique(labels[labels > 0])}
+    taken = list(places.values())
+    for lesion, at in places.items():
+        corners = np.clip([at + (y, x) for x in (-9, 9) for y in (-7, 7)], 5, np.array(labels.shape) - 6)
+        spot = max(corners, key=lambda c: min((np.hypot(*(c - t)) for t in taken if t is not at), default=0))
+        taken.append(spot)
+        axes.text(
+            spot[1], spot[0], f"{lesion}", ha="center", va="center", fontsize=10, fontweight="bold",
+            bbox=tag(figures.TIER_LINES[who.tier(lesion)][0]),
+        )  # fmt: skip
 
 
 def key(words: Axes, left: float, top: float) -> None:
@@ -189,6 +192,6 @@ def key(words: Axes, left: float, top: float) -> None:
         words.fill_between([left, left + 0.55], y - 0.13, y + 0.13, color="#555555")
         words.plot([left + 0.05, left + 0.5], [y, y], color=colour, ls=dash, lw=2.2)
         words.text(left + 0.68, y, text, fontsize=10.5, va="center", linespacing=1.2)
-    below = "Below: each lesion now and, to its right,\nthe same place in the earlier scan."
+    below = "Numbers are those of the lesion table. Below:\neach lesion now and, right of it, before."
     words.text(left, top + 2.72, below, fontsize=10.5, va="top")
     words.text(left, top + 3.3, "Research and teaching: not for clinical use.", fontsize=10.5, va="bottom", color=GREY)
