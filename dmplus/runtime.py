@@ -43,6 +43,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         yield part
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(part, 0o666 & ~mask)  # some writers make files that only their owner can read
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -92,7 +95,8 @@ def _tuples(value: Any) -> Any:
 def rng(seed: int, *key: str | int) -> np.random.Generator:
     """A random generator that depends on ``seed`` and ``key`` alone, for example ``rng(seed, "segment", step, i)``.
 
-    Nothing is carried from call to call, so resumed runs draw the same numbers and no two keys share a stream.
+    Nothing is carried from call to call, so resumed runs draw the same numbers and no two keys of one length share a stream (a
+    trailing 0 does not count, so give one name one number of indices).
     """
     words = [int(seed)] + [zlib.crc32(k.encode()) if isinstance(k, str) else int(k) for k in key]
     return np.random.default_rng(np.random.SeedSequence(words))
@@ -223,16 +227,16 @@ def commit() -> str:
 
 
 class Progress:
-    """One line every few seconds with the share done and the time left: ``for x in Progress(items, "tiles")``.
+    """One line every few seconds with the share done and the time left; call :meth:`step` after each unit of work.
 
     Lines go to stderr, never more than one every ``every`` seconds; nothing is printed for work that is over sooner.
     """
 
-    def __init__(self, total: int, what: str, *, every: float = 5.0, stream: Any = None) -> None:
+    def __init__(self, total: int, what: str, *, done: int = 0, every: float = 5.0, stream: Any = None) -> None:
         self.total, self.what, self.every = total, what, every
         self.stream = stream
         self.start = self.last = time.monotonic()
-        self.done = 0
+        self.done = self.before = done  # work done in an earlier run says nothing about the speed of this one
 
     def step(self, n: int = 1, note: str = "") -> None:
         """Count ``n`` more units as done and print a line if one is due."""
@@ -241,7 +245,7 @@ class Progress:
         if now - self.last < self.every:
             return
         self.last = now
-        left = (now - self.start) / self.done * (self.total - self.done)
+        left = (now - self.start) / (self.done - self.before) * (self.total - self.done)
         text = f"{self.what}: {self.done}/{self.total}, {clock(left)} left"
         print(text + (f", {note}" if note else ""), file=self.stream or sys.stderr, flush=True)
 

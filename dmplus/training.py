@@ -267,8 +267,8 @@ def train(
     forward = _compiled(
         network, sampler.batch(0, config.batch).to(machine.device), machine, config.steps - done, compile, progress
     )
-    report = Progress(config.steps, "training", every=10 if progress else math.inf)
-    report.done, seen = done, []
+    report = Progress(config.steps, "training", done=done, every=10 if progress else math.inf)
+    seen: list[dict[str, float]] = []
     begun, before = time.monotonic(), history[-1]["seconds"] if history else 0.0
     network.train()
     last = config.steps if stop_after is None else min(stop_after, config.steps)
