@@ -365,7 +365,9 @@ def test_bodies_have_the_volume_asked_for():
                          elongation=0.2, irregularity=0.07, least_voxels=3)  # fmt: skip
             sizes.append(drawn.label.sum())
             assert sizes[-1] >= 3
-            assert drawn.cover.sum() == pytest.approx(volume_mm3, rel=0.03 if volume_mm3 > 150 else 1.0)
+            # Small bodies are drawn a little larger, so that half-covered voxels add up to the volume.
+            ratio = drawn.cover.sum() / volume_mm3
+            assert 0.97 < ratio < (1.03 if volume_mm3 > 150 else 1.3 if volume_mm3 > 10 else 2.2)
         assert np.mean(sizes) == pytest.approx(volume_mm3, rel=tolerance)
 
 
