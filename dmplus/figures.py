@@ -64,12 +64,12 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) 
 
 
 def png(figure: Figure, *, dpi: int = 110) -> bytes:
-    """The figure as PNG bytes on white, in 256 colours: grey slices lose nothing one could see and take a third."""
+    """The figure as PNG bytes on white, red, green and blue in steps of 5: no eye sees it, and it takes half the space."""
     from PIL import Image
 
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=dpi, facecolor="white")
-    picture = Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture = Image.open(full).convert("RGB").point([min(255, (v + 2) // 5 * 5) for v in range(256)] * 3)
     picture.save(small, format="png", optimize=True, dpi=(dpi, dpi))
     return small.getvalue()
 
@@ -435,10 +435,10 @@ def place_words(x_mm: float, y_mm: float, z_mm: float) -> str:
 
 
 def change_words(change: str, ratio: float, prior_volume_mm3: float) -> str:
-    """The change since the earlier scan: 'growing: 1.8 times the earlier 0.12 cm³'."""
+    """The change since the earlier scan: 'growing: 1.8 × the earlier 0.12 cm³'."""
     if change in ("new", "unknown") or np.isnan(ratio):
-        return {"new": "new: nothing there before", "unknown": "change unknown"}.get(change, change)
-    return f"{change}: {ratio:.1f} × the earlier {volume_words(prior_volume_mm3)}"
+        return {"new": "new: not found in the earlier scan", "unknown": "change unknown"}.get(change, change)
+    return f"{change}: {ratio:.2g} × the earlier {volume_words(prior_volume_mm3)}"
 
 
 def _voxel_in_lesion(triage: Triage, lesion: int) -> np.ndarray:

@@ -33,8 +33,12 @@ from dmplus.volume import Case, read_cohort
 CANDIDATES = 8.0  #: budget of false candidates per validation volume for ``sens``
 FALSE_POSITIVES = 0.5  #: budget of false positives per validation volume for ``spec``
 
-TRUNK = training.quick_config(prior="none", loss="bce", steps=2000, learning_rate=2e-3, validate_every=1000, seed=11)
-_TUNE = training.quick_config(prior="path", steps=600, learning_rate=1e-3, validate_every=600, seed=12)
+# BCE does not care how large a segment is, and one of 49³ scores 4.3 times the voxels of one of 37³ at 2.9 times the work.
+TRUNK = training.quick_config(
+    prior="none", loss="bce", steps=2200, batch=6, learning_rate=2e-3, validate_every=1100, seed=11
+)
+TRUNK = dataclasses.replace(TRUNK, sampling=dataclasses.replace(TRUNK.sampling, segment=49))
+_TUNE = training.quick_config(prior="path", steps=700, learning_rate=1e-3, validate_every=700, seed=12)
 TUNED = {
     "bce": dataclasses.replace(_TUNE, loss="bce"),
     "sens": dataclasses.replace(_TUNE, loss="jvss", alpha=0.995, weight_detection=0.1),
@@ -80,8 +84,8 @@ def _release(
         "loss": config.loss,
         "alpha": config.alpha if config.loss != "bce" else None,
         "weight_detection": config.weight_detection if config.loss != "bce" else None,
-        "segments": 10 * (TRUNK.steps + config.steps),
-        "start": f"fine-tuned from a DeepMedic trained with BCE on {10 * TRUNK.steps} segments",
+        "segments": config.batch * config.steps,
+        "start": f"DeepMedic trained with BCE on {TRUNK.batch * TRUNK.steps:,} segments of {TRUNK.sampling.segment}³",
         "threshold_folded_in": threshold,
         "budget_fp_per_volume": budget,
         "data": "synthetic cohort quick, provisional",
@@ -103,7 +107,10 @@ def operating_point(
         table += curves.sweep(case.label > 0, prob, thresholds=levels, spacing=case.spacing)
         report.step()
     columns = {name: table[:, i] for i, name in enumerate(curves.COUNTS)}
-    sensitivity = columns["tp_ref"] / (columns["tp_ref"] + columns["fn"])
+    lesions = columns["tp_ref"] + columns["fn"]
+    if not lesions.all():
+        raise InputError("operating point: expected a lesion among the validation volumes; there is none; add some")
+    sensitivity = columns["tp_ref"] / lesions
     fp = columns["fp"] / len(cases)
     allowed = np.flatnonzero(fp <= budget)
     if len(allowed) == 0:
@@ -157,7 +164,7 @@ def card_text(card: dict[str, Any]) -> str:
         "**synthetic** patients for minutes, not on the paper's 1.2 million segments of real ones. They find bright",
         "round things that changed; on real scans they are untested and will raise false alarms. **Not for clinical use.**",
         "",
-        "| weights | loss | start | segments | operating point chosen on validation |",
+        "| weights | fine-tuning loss | start | segments of fine-tuning | operating point chosen on validation |",
         "|---|---|---|---|---|",
     ]
     for name, m in models.items():

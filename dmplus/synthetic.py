@@ -183,9 +183,7 @@ class _Crop:
         self.source = tuple(
             slice(max(-o, 0), min(n - o, w)) for o, n, w in zip(first, config.shape, host.mask.shape, strict=True)
         )
-        self.target = tuple(
-            slice(s.start + int(o), s.stop + int(o)) for s, o in zip(self.source, first, strict=True)
-        )
+        self.target = tuple(slice(s.start + int(o), s.stop + int(o)) for s, o in zip(self.source, first, strict=True))
         # Scanner coordinates have their origin at the middle of the brain.
         self.affine = np.eye(4)
         self.affine[:3, 3] = -np.rint(host.place.centre + first)
@@ -260,9 +258,7 @@ def _write(config: CohortConfig, index: int, folder: Path) -> None:
     for visit in made.visits:
         write_case(folder, visit.case, split=made.split, days=visit.days)
         for what in ("lookalikes", "numbers"):
-            write_nifti(
-                folder / f"{visit.case.name}_{what}.nii.gz", getattr(visit, what), affine=visit.case.affine
-            )
+            write_nifti(folder / f"{visit.case.name}_{what}.nii.gz", getattr(visit, what), affine=visit.case.affine)
         tables.append(visit.lesions.assign(name=visit.case.name, patient=made.name, split=made.split))
     filled = [t for t in tables if len(t)] or tables[:1]
     table = pd.concat(filled, ignore_index=True)[["name", "patient", "split", *LESION_COLUMNS]]

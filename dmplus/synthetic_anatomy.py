@@ -43,9 +43,7 @@ def template() -> Template:
     detail = t1 - ndimage.gaussian_filter(t1, DETAIL_MM)
     half = np.pad(mask[::2, ::2, ::2], 2)  # padded, so that the template's faces are borders, too
     inwards = 2 * (ndimage.distance_transform_edt(half) - ndimage.distance_transform_edt(1 - half))[2:-2, 2:-2, 2:-2]
-    return Template(
-        torch.from_numpy(channels), torch.from_numpy(detail)[None], inwards.astype(np.float32), origin
-    )
+    return Template(torch.from_numpy(channels), torch.from_numpy(detail)[None], inwards.astype(np.float32), origin)
 
 
 # --------------------------------------------------------------------------------------------------- smooth random fields
@@ -157,11 +155,15 @@ def anatomy(config: CohortConfig, index: int) -> Anatomy:
     mni = at[:, ::4, ::4, ::4] + source.origin[:, None, None, None].astype(np.float32)
     levels = {k: float(np.clip(random.normal(*v), v[0] - 2 * v[1], v[0] + 2 * v[1])) for k, v in
               (("grey", config.grey), ("fluid", config.fluid))}  # fmt: skip
-    tissue = np.interp(t1, (0, 0.30, 0.735, 1.0, 1.3), (0.05, levels["fluid"], levels["grey"], 1.0, 1.2)).astype(np.float32)
+    tissue = np.interp(t1, (0, 0.30, 0.735, 1.0, 1.3), (0.05, levels["fluid"], levels["grey"], 1.0, 1.2)).astype(
+        np.float32
+    )
     _sulci(config, random, tissue, grey, white, depth, mni, levels)
     noise = ndimage.gaussian_filter(random.standard_normal(shape, dtype=np.float32), config.texture_mm)
     tissue += (config.texture / max(float(noise.std()), 1e-6)) * noise * np.clip(grey + white, 0, 1)
-    return Anatomy(origin, np.maximum(tissue, 0.02), grey, white, mask, depth, mni, place, warp[:, ::4, ::4, ::4].copy())
+    return Anatomy(
+        origin, np.maximum(tissue, 0.02), grey, white, mask, depth, mni, place, warp[:, ::4, ::4, ::4].copy()
+    )
 
 
 def _placement(

@@ -211,9 +211,7 @@ def image_rows(visits: Iterable[Visit], config: CohortConfig) -> dict[str, tuple
 
 def table_of(rows: dict[str, tuple[float, int]]) -> pd.DataFrame:
     """The checks beside their bands: columns check, low, high, value, n, ok."""
-    found = [
-        (name, low, high, *rows[name], low <= rows[name][0] <= high) for name, low, high in BANDS if name in rows
-    ]
+    found = [(name, low, high, *rows[name], low <= rows[name][0] <= high) for name, low, high in BANDS if name in rows]
     return pd.DataFrame(found, columns=["check", "low", "high", "value", "n", "ok"])
 
 
@@ -299,7 +297,9 @@ def blob_detector(cases: Iterable[Case], *, sensitivity: float = 0.85, reach: in
             precision = np.where(enough, true / np.maximum(true + false, 1), 0)
             k = int(precision.argmax())
             if precision[k] > best.precision:
-                text = f"sigma {name} voxels, peaks {spacing} voxels apart, {surface} mm below the surface, z > {bright:g}"
+                text = (
+                    f"sigma {name} voxels, peaks {spacing} voxels apart, {surface} mm below the surface, z > {bright:g}"
+                )
                 best = BlobDetector(
                     float(precision[k]), float(true[k] / lesions), float(false[k] / number), number, lesions, text
                 )

@@ -206,8 +206,12 @@ def body(
     radius = (3 * volume_mm3 / (4 * np.pi)) ** (1 / 3)
     reach = int(np.ceil(radius * shape.reach + 3 + halo_mm))
     near = np.rint(centre).astype(int)
-    box = tuple(slice(max(int(c) - reach, 0), min(int(c) + reach + 1, n)) for c, n in zip(near, within.shape, strict=True))
-    factor = 3 if radius < 4 else 1  # partial volume of small bodies from 27 sub-voxels, of large ones from the distance
+    box = tuple(
+        slice(max(int(c) - reach, 0), min(int(c) + reach + 1, n)) for c, n in zip(near, within.shape, strict=True)
+    )
+    factor = (
+        3 if radius < 4 else 1
+    )  # partial volume of small bodies from 27 sub-voxels, of large ones from the distance
     inside = within[box]
     size = radius
     for _ in range(3):

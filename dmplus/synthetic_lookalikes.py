@@ -288,9 +288,7 @@ def _plexus(random: np.random.Generator, host: Anatomy) -> _Tubes:
             tubes = _curve(host, some, np.full(len(some), 0.9 * size), level)
             wave = ndimage.gaussian_filter1d(random.standard_normal((len(tubes.at), 3)), 4, axis=0)
             lumps = np.exp(ndimage.gaussian_filter1d(random.normal(0, 1.5, len(tubes.radius)), 3))
-            parts.append(
-                _Tubes(tubes.at + 3.5 * wave, np.clip(tubes.radius * lumps, 0.4, 2.2), tubes.level)
-            )
+            parts.append(_Tubes(tubes.at + 3.5 * wave, np.clip(tubes.radius * lumps, 0.4, 2.2), tubes.level))
     return _Tubes.join(parts)
 
 
@@ -311,9 +309,7 @@ def _dura(
 
 
 # ------------------------------------------------------------------------------------------------------ blobs and spots
-def _bodies(
-    config: CohortConfig, index: int, host: Anatomy, taken: np.ndarray, kinds: np.ndarray
-) -> tuple[Body, ...]:
+def _bodies(config: CohortConfig, index: int, host: Anatomy, taken: np.ndarray, kinds: np.ndarray) -> tuple[Body, ...]:
     """Persistent ambiguous blobs (elongated, anywhere) and round spots with size and contrast of small metastases."""
     random = rng(config.seed, "persistent", index)
     blocked = taken.copy()

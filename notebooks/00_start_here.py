@@ -24,8 +24,8 @@
 # - **GPU**: 2 minutes on one GPU with 8 GB of memory (whole brains of 240 × 240 × 155 voxels).
 # - **Data**: one synthetic patient, made on the spot from the ICBM152 2009a template (its notice lies in
 #   `dmplus/assets`); text CC BY 4.0, code BSD-3.
-# - **Not claimed**: the patient does not exist, and one patient is an anecdote, not a result. Nothing here is for
-#   clinical use.
+# - **Not claimed**: the patient does not exist, and one patient is an anecdote, not a result. Nothing here is
+#   for clinical use.
 #
 # ## Objectives
 #
@@ -64,22 +64,21 @@ cohort = dataclasses.replace(synthetic.COHORTS[session.profile.cohort], seed=see
 # %% [markdown]
 # ## Why this is hard
 #
-# A brain metastasis is a tumour that came from elsewhere, often the lung, the breast or the skin. On a T1-weighted MRI
-# with contrast agent it shines. So do vessels, venous sinuses and the dura, and most of them look like a metastasis
-# in at
-# least one slice. A patient under radiosurgery is scanned every few weeks; the smallest metastases are a few voxels in
-# a million. People miss some. A network that never misses one cries wolf at every vessel.
+# A brain metastasis is a tumour that came from elsewhere, often the lung, the breast or the skin. On a
+# T1-weighted MRI with contrast agent it shines. So do vessels, venous sinuses and the dura, and most of them
+# look like a metastasis in at least one slice. A patient under radiosurgery is scanned every few weeks; the
+# smallest metastases are a few voxels in a million. People miss some. A network that never misses one cries
+# wolf at every vessel.
 #
-# [Huang et al. 2022](https://doi.org/10.1002/mp.15863) answer with three ideas, and this course takes them apart one
-# by one:
+# [Huang et al. 2022](https://doi.org/10.1002/mp.15863) answer with three ideas, and this course takes them
+# apart one by one:
 #
-# 1. **A loss that counts lesions, not voxels.** The volume-level sensitivity–specificity loss (VSS) has one knob,
-#    alpha:
-#    large alpha trains a *sensitive* network, small alpha a *specific* one. Both look at the same scan.
+# 1. **A loss that counts lesions, not voxels.** The volume-level sensitivity–specificity loss (VSS) has one
+#    knob, alpha: large alpha trains a *sensitive* network, small alpha a *specific* one. Both look at the same
+#    scan.
 # 2. **The earlier scan as a second witness.** A vessel was there three months ago; a new metastasis was not.
-# 3. **Triage.** What the specific network sees is *confirmed*. What only the sensitive one sees is a *candidate*, for
-#    an
-#    expert to decide.
+# 3. **Triage.** What the specific network sees is *confirmed*. What only the sensitive one sees is a
+#    *candidate*, for an expert to decide.
 #
 # | word | meaning here | name in the code |
 # |---|---|---|
@@ -93,9 +92,9 @@ cohort = dataclasses.replace(synthetic.COHORTS[session.profile.cohort], seed=see
 # %% [markdown]
 # ## A patient who does not exist
 #
-# Real scans of patients are private, so the course makes its own: a template brain is warped, veins and sinuses grow
-# through it, metastases are set into it and change from visit to visit, and a scanner adds blur, noise and shading.
-# This patient belongs to the test part: the networks have not seen it in training.
+# Real scans of patients are private, so the course makes its own: a template brain is warped, veins and sinuses
+# grow through it, metastases are set into it and change from visit to visit, and a scanner adds blur, noise and
+# shading. This patient belongs to the test part: the networks have not seen it in training.
 
 # %% tags=["setup"]
 test_part = [i for i in range(cohort.patients) if synthetic.split_of(cohort, i) == "test"]
@@ -129,13 +128,13 @@ figures.show(
 # %% [markdown]
 # ## Two networks look
 #
-# Both networks have the same architecture, DeepMedic+. They differ in the loss they were trained with: one leans to
-# sensitivity, the other to specificity. Each looks at the current scan with the earlier one beside it, and each looks
-# at the earlier scan as well, so that we can say what has changed. No result is read from a file here: the next cell
-# computes it.
+# Both networks have the same architecture, DeepMedic+. They differ in the loss they were trained with: one
+# leans to sensitivity, the other to specificity. Each looks at the current scan with the earlier one beside it,
+# and each looks at the earlier scan as well, so that we can say what has changed. No result is read from a file
+# here: the next cell computes it.
 #
-# > **Predict first.** Which of the two marks more voxels? Which of the two will be wrong more often, and in what way?
-# > Write it down.
+# > **Predict first.** Which of the two marks more voxels? Which of the two will be wrong more often, and in
+# > what way? Write it down.
 
 # %%
 sensitive, specific = network.load("sens"), network.load("spec")
@@ -165,13 +164,13 @@ figures.show(
 # %% [markdown]
 # ## From two maps to one list
 #
-# Take the union of both maps at 0.5 and cut it into lesions. A lesion is *confirmed* if it holds a voxel that the
-# specific model puts at 0.5 or more; otherwise it is a *candidate*. That is all there is to the triage, and you can
-# write it.
+# Take the union of both maps at 0.5 and cut it into lesions. A lesion is *confirmed* if it holds a voxel that
+# the specific model puts at 0.5 or more; otherwise it is a *candidate*. That is all there is to the triage, and
+# you can write it.
 #
-# **Exercise 0.1 · the tier of a lesion** — difficulty 1 of 5 · importance 5 of 5 · about 5 minutes.
-# Goal: from the highest probability that each model gives to a lesion, say its tier. A right answer is one of three
-# words: `"confirmed"`, `"candidate"` or `"none"`.
+# **Exercise 0.1 · the tier of a lesion** — difficulty 1 of 5 · importance 5 of 5 · about 5 minutes. Goal: from
+# the highest probability that each model gives to a lesion, say its tier. A right answer is one of three words:
+# `"confirmed"`, `"candidate"` or `"none"`.
 #
 # <details><summary>Hint: which model decides first?</summary>
 #
@@ -202,9 +201,9 @@ course.check("0.1", tier)
 #     return "confirmed"
 # return "candidate" if peak_sens >= 0.5 else "none"
 # ```
-# Why not ask both models to agree? Because the specific model was trained to be right when it speaks. The paper takes
-# for granted that the sensitive model sees whatever the specific one sees. We do not: a lesion seen by the specific
-# model alone is confirmed, counted and shown as such.
+# Why not ask both models to agree? Because the specific model was trained to be right when it speaks. The paper
+# takes for granted that the sensitive model sees whatever the specific one sees. We do not: a lesion seen by
+# the specific model alone is confirmed, counted and shown as such.
 # </details>
 
 # %% [markdown]
@@ -216,8 +215,8 @@ display(figures.lesion_rows(found).set_index("lesion"))
 print(f"{figures.headline(found)}; seen by the specific alone: {found.counts['seen_by_spec_alone']}")
 
 # %% [markdown]
-# > **Predict first.** Of the candidates on this page, how many are metastases? Look at the earlier scan before you
-# > decide.
+# > **Predict first.** Of the candidates on this page, how many are metastases? Look at the earlier scan before
+# > you decide.
 
 # %%
 page = figures.triage_board(case, found, planes=("axial", "coronal"), most=8, panel=1.1)
@@ -231,12 +230,13 @@ figures.show(
 # %% [markdown]
 # ## Was it right?
 #
-# We know where the metastases are, so we can count. The rule of this course, **any overlap**: a metastasis is *found*
-# if at least one predicted voxel touches it. A predicted group that touches no metastasis is a *false positive*.
+# We know where the metastases are, so we can count. The rule of this course, **any overlap**: a metastasis is
+# *found* if at least one predicted voxel touches it. A predicted group that touches no metastasis is a *false
+# positive*.
 #
 # **Exercise 0.2 · count found, missed and false** — difficulty 3 of 5 · importance 5 of 5 · about 10 minutes.
-# Goal: from two masks, count lesions found, lesions missed and false positive groups. A right answer is three whole
-# numbers.
+# Goal: from two masks, count lesions found, lesions missed and false positive groups. A right answer is three
+# whole numbers.
 #
 # <details><summary>Hint: how do I get the lesions of a mask?</summary>
 #
@@ -271,9 +271,8 @@ course.check("0.2", detections)
 # n_true = np.count_nonzero(np.unique(groups[reference]))
 # return n_found, n_lesions - n_found, n_groups - n_true
 # ```
-# Why two labellings? Because found lesions and true groups are different things: one group can cover two metastases,
-# and
-# two groups can lie in one. "Groups minus found lesions" goes wrong in both cases.
+# Why two labellings? Because found lesions and true groups are different things: one group can cover two
+# metastases, and two groups can lie in one. "Groups minus found lesions" goes wrong in both cases.
 # </details>
 
 # %% [markdown]
@@ -291,21 +290,20 @@ for name, rows in true.groupby(found.lesions["tier"]):
     print(f"{name:>9} lesions: {int(rows.sum())} of {len(rows)} touch a metastasis")
 
 # %% [markdown]
-# Compare with what you wrote down. If the sensitive model found more and the specific one erred less, the two did what
-# they were trained for, and the tiers say which findings to trust at once and which to look at. If not, you have met
-# the limits of one patient.
+# Compare with what you wrote down. If the sensitive model found more and the specific one erred less, the two
+# did what they were trained for, and the tiers say which findings to trust at once and which to look at. If
+# not, you have met the limits of one patient.
 
 # %% [markdown]
 # ## One word, two precisions
 #
-# "Precision" is the share of findings that are right. But what is a finding? The paper's numbers only add up when
-# found *lesions* are counted in the numerator; we count true predicted *groups*:
+# "Precision" is the share of findings that are right. But what is a finding? The paper's numbers only add up
+# when found *lesions* are counted in the numerator; we count true predicted *groups*:
 #
 # $$\text{paper: } \frac{TP_{ref}}{TP_{ref} + FP} \qquad \text{ours: } \frac{TP_{pred}}{TP_{pred} + FP}$$
 #
-# **Exercise 0.3 · both precisions** — difficulty 2 of 5 · importance 4 of 5 · about 5 minutes.
-# Goal: compute both from three counts: found lesions, true groups, false positive groups. A right answer is two
-# numbers
+# **Exercise 0.3 · both precisions** — difficulty 2 of 5 · importance 4 of 5 · about 5 minutes. Goal: compute
+# both from three counts: found lesions, true groups, false positive groups. A right answer is two numbers
 # between 0 and 1, the paper's first, and NaN where there is nothing to divide by.
 #
 # <details><summary>Hint: what if nothing was found?</summary>
@@ -332,9 +330,9 @@ course.check("0.3", precisions)
 # ours = tp_pred / (tp_pred + fp) if tp_pred + fp else float("nan")
 # return paper, ours
 # ```
-# Why does it matter? A network that breaks one metastasis into three groups gains in our precision and gains nothing
-# in
-# the paper's; a network that melts two metastases into one group gains in the paper's. Say which one you report.
+# Why does it matter? A network that breaks one metastasis into three groups gains in our precision and gains
+# nothing in the paper's; a network that melts two metastases into one group gains in the paper's. Say which one
+# you report.
 # </details>
 
 # %%
@@ -346,9 +344,8 @@ print(f"({score.tp_ref} found lesions, {score.tp_pred} true groups, {score.fp} f
 # ## Look for yourself
 #
 # First the still picture, then, in JupyterLab, the moving one. Question to answer with it: **which of the false
-# positives would you have called a metastasis, and does the earlier scan settle it?** Click on a bright spot to ask
-# both
-# networks about it.
+# positives would you have called a metastasis, and does the earlier scan settle it?** Click on a bright spot to
+# ask both networks about it.
 
 # %%
 false = found.lesions.loc[~true, "lesion"].to_numpy(int)
@@ -365,8 +362,8 @@ figures.show(
 )
 
 # %% [markdown]
-# The viewer: a slider for the slice, three planes, the earlier scan, the current one and the tiers, a list that jumps
-# to a lesion, and a picture that answers clicks.
+# The viewer: a slider for the slice, three planes, the earlier scan, the current one and the tiers, a list that
+# jumps to a lesion, and a picture that answers clicks.
 
 # %%
 if course.interactive():
@@ -401,10 +398,9 @@ for book in course.list_notebooks():
 # dmplus run 00 patient=2 seed=7 profile=smoke  # another cohort, a small crop, seconds
 # dmplus run 00 --list                          # every parameter with its type and default
 # ```
-# The result lies in `runs/00_start_here/`: the executed notebook and `results.json`. A misspelt parameter is refused
-# before
-# anything runs. Plain papermill works too, with less care: `papermill notebooks/00_start_here.ipynb out.ipynb -p
-# patient 2`.
+# The result lies in `runs/00_start_here/`: the executed notebook and `results.json`. A misspelt parameter is
+# refused before anything runs. Plain papermill works too, with less care: `papermill
+# notebooks/00_start_here.ipynb out.ipynb -p patient 2`.
 #
 # For a scan of your own: `dmplus predict scan.nii.gz --prior earlier.nii.gz -o out`.
 
@@ -413,19 +409,19 @@ for book in course.list_notebooks():
 #
 # - **Tiers.** A lesion is confirmed if the specific model reaches 0.5 anywhere in it, a candidate if only the
 #   sensitive one does.
-# - **Counting.** Any overlap finds a lesion; a group that touches none is a false positive; both masks are labelled
-#   first.
+# - **Counting.** Any overlap finds a lesion; a group that touches none is a false positive; both masks are
+#   labelled first.
 # - **Precision.** The paper counts found lesions, we count true groups; they differ when groups merge or split
 #   lesions.
 # - **Running.** `dmplus run 00 patient=2` repeats all of this for another patient, with the same checks.
 #
 # ## What could be wrong with this
 #
-# One patient proves nothing: another seed gives another count, and only the cohorts of the later notebooks carry an
-# interval. The patient is synthetic and comes from the same generator as the training patients, which flatters every
-# network.
-# The weights are small ones, for a laptop. Any overlap is generous: one voxel is enough. And the earlier scan was
-# segmented without an earlier scan of its own, so *new* can also mean *missed last time*.
+# One patient proves nothing: another seed gives another count, and only the cohorts of the later notebooks
+# carry an interval. The patient is synthetic and comes from the same generator as the training patients, which
+# flatters every network. The weights are small ones, for a laptop. Any overlap is generous: one voxel is
+# enough. And the earlier scan was segmented without an earlier scan of its own, so *new* can also mean *missed
+# last time*.
 #
 # ## Self-test
 #
@@ -463,10 +459,11 @@ for book in course.list_notebooks():
 #
 # ## References
 #
-# - Huang Y. et al. *Deep learning for brain metastasis detection and segmentation in longitudinal MRI data.* Medical
-#   Physics 2022. [doi.org/10.1002/mp.15863](https://doi.org/10.1002/mp.15863)
-# - Kamnitsas K. et al. *Efficient multi-scale 3D CNN with fully connected CRF for accurate brain lesion segmentation.*
-#   Medical Image Analysis 2017. [doi.org/10.1016/j.media.2016.10.004](https://doi.org/10.1016/j.media.2016.10.004)
+# - Huang Y. et al. *Deep learning for brain metastasis detection and segmentation in longitudinal MRI data.*
+#   Medical Physics 2022. [doi.org/10.1002/mp.15863](https://doi.org/10.1002/mp.15863)
+# - Kamnitsas K. et al. *Efficient multi-scale 3D CNN with fully connected CRF for accurate brain lesion
+#   segmentation.* Medical Image Analysis 2017.
+#   [doi.org/10.1016/j.media.2016.10.004](https://doi.org/10.1016/j.media.2016.10.004)
 # - Fonov V. et al. *Unbiased average age-appropriate atlases for pediatric studies.* NeuroImage 2011.
 #   [doi.org/10.1016/j.neuroimage.2010.07.033](https://doi.org/10.1016/j.neuroimage.2010.07.033)
 

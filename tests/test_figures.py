@@ -151,7 +151,7 @@ def test_the_page_has_a_row_per_lesion_confirmed_first_and_says_everything() -> 
     assert [t for t in said.split("\n") if t in ("confirmed", "candidate")] == ["confirmed", "candidate", "candidate"]
     for words in ("0.12 cm³", "27 mm³", "peak probability 0.90", "sensitive 0.90, specific 0.80"):
         assert words in said
-    assert "growing: 4.6 × the earlier 27 mm³" in said and said.count("new: nothing there before") == 2
+    assert "growing: 4.6 × the earlier 27 mm³" in said and said.count("new: not found in the earlier scan") == 2
     assert "not for clinical use" in said
     assert len(figure.axes[0].images) == 3 * 6  # three planes and their earlier twins
 
@@ -215,9 +215,10 @@ def test_no_text_of_a_page_is_smaller_than_nine_points() -> None:
 def test_words_for_volume_place_and_change() -> None:
     assert figures.volume_words(99.4) == "99 mm³" and figures.volume_words(100) == "0.10 cm³"
     assert figures.place_words(np.float64(-3.2), 40.0, -1.0) == "L 3, A 40, I 1 mm"
-    assert figures.change_words("new", float("nan"), 0.0) == "new: nothing there before"
+    assert figures.change_words("new", float("nan"), 0.0) == "new: not found in the earlier scan"
     assert figures.change_words("unknown", float("nan"), float("nan")) == "change unknown"
-    assert figures.change_words("shrinking", 0.5, 200.0) == "shrinking: 0.5 × the earlier 0.20 cm³"
+    assert figures.change_words("shrinking", 0.052, 200.0) == "shrinking: 0.052 × the earlier 0.20 cm³"
+    assert figures.change_words("growing", 12.3, 200.0) == "growing: 12 × the earlier 0.20 cm³"
     assert [figures.count_words(n, "one", "many") for n in (0, 1, 2)] == ["0 many", "1 one", "2 many"]
 
 

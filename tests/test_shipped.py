@@ -1,15 +1,17 @@
 """The weights inside the package: readable, small, as their card says, and sane."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ball_case
 
 from dmplus import network, shipped
 from dmplus.inference import predict_volume
-from dmplus.runtime import Machine
+from dmplus.runtime import InputError, Machine
 from dmplus.synthetic import COHORTS, patient
 from dmplus.triage import triage_case
 
@@ -51,17 +53,30 @@ def test_shifting_the_threshold_moves_half_there():
     net = network.load("bce")
     case = ball_case(0).normalised()
     before = predict_volume(net, case.image, prior=case.prior, mask=case.mask, machine=CPU)
-    shipped.shift_threshold(net, 0.9)
+    level = float(np.quantile(before[case.mask], 0.999))  # some voxels lie on either side, whatever the weights
+    shipped.shift_threshold(net, level)
     after = predict_volume(net, case.image, prior=case.prior, mask=case.mask, machine=CPU)
-    certain = np.abs(before - 0.9) > 1e-4
-    assert np.array_equal((before >= 0.9)[certain], (after >= 0.5)[certain])
-    assert (before >= 0.9).any()
+    certain = case.mask & (np.abs(before / level - 1) > 1e-3)
+    assert np.array_equal((before > level)[certain], (after > 0.5)[certain])
+    assert (before > level)[certain].any() and (before < level)[certain].any()
 
 
 def test_operating_point_keeps_to_its_budget():
     net = network.load("bce")
     cases = [ball_case(i) for i in range(3)]
-    for budget in (0.0, 1.0, 5.0):
-        threshold, sensitivity, fp = shipped.operating_point(net, cases, budget, machine=CPU)
-        assert 0.1 <= threshold < 1 and fp <= budget
-        assert np.isnan(sensitivity) or 0 <= sensitivity <= 1
+    points = {b: shipped.operating_point(net, cases, b, machine=CPU) for b in (0.0, 1.0, 1e3)}
+    for budget, (threshold, sensitivity, fp) in points.items():
+        assert 0.0999 < threshold < 1 and fp <= budget
+        assert 0 <= sensitivity <= 1
+    assert points[0.0][1] <= points[1.0][1] <= points[1e3][1]  # a larger budget never costs sensitivity
+
+
+def test_operating_point_says_when_no_threshold_keeps_to_the_budget():
+    net = network.load("bce")
+    with torch.no_grad():
+        net.bias[1] += 100  # lesion everywhere: no threshold helps
+    case = dataclasses.replace(ball_case(0), label=np.zeros_like(ball_case(0).label))
+    with pytest.raises(InputError, match=r"at most 0 false positives per volume; the fewest are 0.5"):
+        shipped.operating_point(net, [ball_case(0), case], 0.0, machine=CPU)
+    with pytest.raises(InputError, match="expected a lesion among the validation volumes"):
+        shipped.operating_point(net, [case], 0.0, machine=CPU)

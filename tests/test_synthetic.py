@@ -296,7 +296,9 @@ def test_the_blob_detector_finds_bright_balls_in_noise():
 def test_template_is_small_readable_and_has_its_notice():
     folder = importlib.resources.files("dmplus") / "assets"
     notice = (folder / "MNI_NOTICE.txt").read_text(encoding="utf-8")
-    assert "Copyright (C) 1993-2004 Louis Collins" in notice and "without express or implied" in " ".join(notice.split())
+    assert "Copyright (C) 1993-2004 Louis Collins" in notice and "without express or implied" in " ".join(
+        notice.split()
+    )
     assert len((folder / "template.npz").read_bytes()) < 5e6
     channels = template().channels
     assert channels.shape[0] == 4 and 1.5e6 < float(channels[3].sum()) < 1.9e6

@@ -26,7 +26,9 @@ def main(path: str) -> None:
         (t1, affine), (gm, _), (wm, _) = (read(wheel, name) for name in ("t1", "gm", "wm"))
     # One voxel of the outermost fluid goes: patients' stripped brains end closer to the cortex than the atlas.
     mask = ndimage.binary_erosion(ndimage.binary_fill_holes(t1 > 0))
-    box = tuple(slice(max(s.start - MARGIN, 0), s.stop + MARGIN) for s in ndimage.find_objects(mask.astype(np.uint8))[0])
+    box = tuple(
+        slice(max(s.start - MARGIN, 0), s.stop + MARGIN) for s in ndimage.find_objects(mask.astype(np.uint8))[0]
+    )
     t1, gm, wm, mask = t1[box], gm[box], wm[box], mask[box]
     nearest = ndimage.distance_transform_edt(~mask, return_distances=False, return_indices=True)
     near = ndimage.binary_dilation(mask, iterations=MARGIN + 2)

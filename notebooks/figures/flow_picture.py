@@ -40,7 +40,9 @@ def draw_flow(who: Subject) -> Figure:
     rows = [("Current scan", BLUE, normal.image, 1, start, edge)]
     for factor in config.low_factors:
         begin = np.array([config.low_start(int(s), factor) for s in start])
-        rows.append(("and its context", BLUE, normal.image, factor, begin, config.low_size(edge - 2 * config.margin, factor)))
+        rows.append(
+            ("and its context", BLUE, normal.image, factor, begin, config.low_size(edge - 2 * config.margin, factor))
+        )
     rows.append(("Earlier scan", RED, normal.prior, 1, start, edge))
     side = 0.95
     for (title, colour, volume, factor, begin, size), top in zip(rows, (1.6, 2.68, 3.76, 5.04), strict=True):
@@ -82,7 +84,9 @@ def draw_flow(who: Subject) -> Figure:
         zoom(axes, case, *window, least=28)
         arrow(words, (5.36, 3.8), (5.7, top + side / 2), GREY)
         arrow(words, (7.29, top + side / 2), (7.57, y), GREY)
-    bar = figure.colorbar(colours, cax=panel(figure, 5.75, 5.55, side, 0.12), orientation="horizontal", ticks=[0, 0.5, 1])
+    bar = figure.colorbar(
+        colours, cax=panel(figure, 5.75, 5.55, side, 0.12), orientation="horizontal", ticks=[0, 0.5, 1]
+    )
     bar.set_label("probability", fontsize=10, labelpad=1)
     words.text(7.6, 0.9, "4  Union, sorted into two tiers", **BOLD)
     words.text(7.6, 1.14, f"a lesion: voxels that touch, ≥ {THRESHOLD} in\neither map", **TEXT)
@@ -110,7 +114,9 @@ def draw_flow(who: Subject) -> Figure:
 
 def arrow(words: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
     """An arrow between two places of the page."""
-    words.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0, "shrinkB": 0})
+    words.annotate(
+        "", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0, "shrinkB": 0}
+    )
 
 
 def box(words: Axes, left: float, top: float, width: float, height: float, colour: str) -> None:

@@ -14,7 +14,6 @@ and the one with the highest probability.
 from __future__ import annotations
 
 import dataclasses
-import io
 import textwrap
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from dmplus.triage import THRESHOLD, Triage, triage_case
 from dmplus.volume import Case
 from flow_picture import draw_flow
 from matplotlib.figure import Figure
-from PIL import Image
 from scipy.ndimage import maximum_filter1d
 from triage_picture import SLAB, Subject, draw_triage, finding
 
@@ -108,12 +106,7 @@ def triage_words(who: Subject) -> str:
 
 def write(figure: Figure, name: str, sentence: str) -> None:
     """The picture and its alternative text, each whole or not at all."""
-    full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=DPI, facecolor="white")
-    # steps of 5 in 255 cannot be seen; a palette of 256 colours would spend them on grey and lose the colour bar
-    steps = np.round(np.asarray(Image.open(full).convert("RGB")) / 5) * 5
-    Image.fromarray(steps.astype(np.uint8)).save(small, format="png", optimize=True, dpi=(DPI, DPI))
-    for suffix, content in (("png", small.getvalue()), ("txt", (sentence + "\n").encode())):
+    for suffix, content in (("png", figures.png(figure, dpi=DPI)), ("txt", (sentence + "\n").encode())):
         with replacing(HERE / f"{name}.{suffix}") as part:
             part.write_bytes(content)
     print(textwrap.fill(f"{name}.png: {sentence}", 100), flush=True)
