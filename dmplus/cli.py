@@ -1,4 +1,4 @@
-"""The command line: ``dmplus predict | synth | train | evaluate | run | doctor | info``.
+"""The command line: ``dmplus predict | synth | train | evaluate | convert | run | doctor | info``.
 
 Thin: each subcommand parses its options and calls one function of the library. Nothing heavy is imported before a
 subcommand runs, so that ``dmplus --help`` answers at once.
@@ -175,6 +175,30 @@ what comes out, in the folder given with -o:
   run.json      matching rule, threshold, versions, weights""",
         )
     )
+    _convert_options(
+        command(
+            "convert",
+            _convert,
+            "make a weights file of a TensorFlow checkpoint",
+            """Read a checkpoint of the authors' program (DeepMedic or DeepMedic+, written by TensorFlow) without
+TensorFlow and write the same network as a weights file of dmplus. Every checksum in the checkpoint is checked.
+
+Number and widths of the layers are read off the checkpoint, and whether there is a path for the prior: that is the case
+when there is one path more than the current scan's and one for each low-resolution factor. What its variables cannot
+tell is asked for by options; their defaults are those of the released DeepMedic+.""",
+            """example:
+  dmplus convert deepMedicPlus.model.ckpt -o weights/authors.safetensors
+  dmplus predict scan.nii.gz --sens weights/authors.safetensors -o out/
+
+what comes out, both or none:
+  authors.safetensors  weights for `dmplus predict`, `evaluate` and `train --init`
+  authors.json         configuration, files it came from, number of variables,
+                       what the checkpoint could not tell, versions
+
+`dmplus predict --sens deepMedicPlus.model.ckpt` reads a checkpoint of the
+released configuration directly.""",
+        )
+    )
     _run_options(
         command(
             "run",
@@ -214,7 +238,9 @@ what comes out: a table on the screen, one line per check, OK or FAIL.""",
         "Print what a weights file says of itself, as JSON: network, parameters, training, hash.",
         "example:\n  dmplus info sens\n\nwhat comes out: JSON on the screen.",
     )
-    info.add_argument("weights", metavar="WEIGHTS", help="a .safetensors file, or sens, spec, bce (shipped)")
+    info.add_argument(
+        "weights", metavar="WEIGHTS", help="a .safetensors file, a TensorFlow checkpoint, or sens, spec, bce (shipped)"
+    )
     return top
 
 
@@ -238,8 +264,9 @@ def _model_options(sub: Parser) -> None:
     sub.add_argument(
         "--sens",
         metavar="W",
-        help="weights of the sensitive model: a file or a shipped name; default: the shipped `sens`. Giving only one "
-        "of --sens and --spec runs that model alone: lesions are found but not sorted into tiers",
+        help="weights of the sensitive model: a file, a shipped name, or a TensorFlow checkpoint of the released "
+        "DeepMedic+ (its .index); default: the shipped `sens`. Giving only one of --sens and --spec runs that model "
+        "alone: lesions are found but not sorted into tiers",
     )
     sub.add_argument("--spec", metavar="W", help="weights of the specific model; default: the shipped `spec`")
 
@@ -306,6 +333,35 @@ def _evaluate_options(sub: Parser) -> None:
     sub.add_argument("--min-overlap", type=float, metavar="X", help="least IoU or Dice for the other rules")
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier result in FOLDER")
     _machine_options(sub)
+
+
+def _convert_options(sub: Parser) -> None:
+    sub.add_argument("checkpoint", metavar="PREFIX", help="path of the checkpoint without .index (or with it)")
+    sub.add_argument(
+        "-o", "--out", required=True, metavar="FILE", help="weights to write, .safetensors; .json beside it"
+    )
+    sub.add_argument(
+        "--residual-layers", nargs="*", type=int, metavar="N", default=(4, 6, 8),
+        help="layers of a path, counted from 1, that the input of the layer before is added to; default: 4 6 8",
+    )  # fmt: skip
+    sub.add_argument(
+        "--low-factors", nargs="*", type=int, metavar="N", default=(3, 5),
+        help="how many times coarser each low-resolution path is, in their order; default: 3 5",
+    )  # fmt: skip
+    sub.add_argument(
+        "--residual-fully-connected", nargs="*", type=int, metavar="N", default=(2,),
+        help="as --residual-layers, among the layers after the paths; default: 2",
+    )  # fmt: skip
+    sub.add_argument(
+        "--dropout", nargs="*", type=float, metavar="RATE", default=(0.0, 0.5, 0.5),
+        help="dropout rates of these layers and the classifier: the released program scales by them at inference, too; "
+        "default: 0 0.5 0.5",
+    )  # fmt: skip
+    sub.add_argument(
+        "--dropout-scaling", choices=("released", "inverted"), default="released",
+        help="inverted: the program scaled in training, not at inference; default: released",
+    )  # fmt: skip
+    sub.add_argument("--overwrite", action="store_true", help="replace FILE and the .json beside it")
 
 
 def _run_options(sub: Parser) -> None:
@@ -422,6 +478,29 @@ def _evaluate(args: argparse.Namespace) -> int:
         precision=args.precision,
     )
     print(evaluation_text(table))
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from dmplus.tf_checkpoint import convert
+
+    done = convert(
+        args.checkpoint,
+        args.out,
+        overwrite=args.overwrite,
+        residual_layers=args.residual_layers,
+        low_factors=args.low_factors,
+        residual_fully_connected=args.residual_fully_connected,
+        dropout=args.dropout,
+        dropout_scaling=args.dropout_scaling,
+    )
+    prior = "with" if done["network"].prior == "path" else "without"
+    print(
+        f"{done['variables']} variables read, {done['parameters']:,} parameters, {prior} a path for the prior.\n"
+        f"Weights in {args.out}, what they are in {Path(args.out).with_suffix('.json')}."
+    )
     return 0
 
 

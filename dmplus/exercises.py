@@ -118,8 +118,11 @@ def _words(arguments: tuple[Any, ...]) -> str:
     """Arguments in a sentence: arrays by their shape and how many voxels are true."""
     texts = []
     for a in arguments:
-        if isinstance(a, np.ndarray):
-            texts.append(f"a mask of shape {a.shape} with {int(a.sum())} voxels" if a.size > 12 else repr(a.tolist()))
+        if isinstance(a, np.ndarray) and a.size <= 12:
+            texts.append(repr(a.tolist()))
+        elif isinstance(a, np.ndarray):
+            mask = f"a mask of shape {a.shape} with {int(a.sum())} voxels"
+            texts.append(mask if a.dtype == bool else f"an array of shape {a.shape} with the sum {a.sum():.3f}")
         else:
             texts.append(repr(a))
     return ", ".join(texts)
@@ -257,6 +260,126 @@ def _precisions_zero(tp_ref: int, tp_pred: int, fp: int) -> tuple[float, float]:
     return 0.0 if math.isnan(paper) else paper, 0.0 if math.isnan(ours) else ours
 
 
+# ----------------------------------------------------------------------------------------- notebook 01
+_SPACE = (1, 2, 3)
+_SMALL = 1e-7  # the "small value to avoid division by zero"
+
+
+def sensitivity(prob: np.ndarray, target: np.ndarray) -> float:
+    """Equation 1: best voxel inside the lesions of each segment, over the number of segments with a lesion."""
+    return float((prob * target).max(_SPACE).sum() / (target.max(_SPACE).sum() + _SMALL))
+
+
+def specificity(prob: np.ndarray, target: np.ndarray) -> float:
+    """Equation 2: 1 − highest probability of each segment without lesion, over the number of those segments."""
+    negative = 1 - target.max(_SPACE)
+    return float((negative * (1 - prob.max(_SPACE))).sum() / (negative.sum() + _SMALL))
+
+
+def _segment_cases() -> list[tuple[np.ndarray, np.ndarray]]:
+    """(prob, target), both (B, X, Y, Z): a hand case, batches of one kind, exact 0 and 1, random ones."""
+    hand_p = np.array([[0.1, 0.9, 0.6], [0.7, 0.3, 0.2], [0.2, 0.4, 0.1]])[:, None, None]
+    hand_y = np.array([[0.0, 1.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])[:, None, None]
+    made = [(hand_p, hand_y), (hand_p, np.zeros_like(hand_y)), (hand_p, np.ones_like(hand_y)), (hand_y, hand_y)]
+    for i in range(8):
+        draw = rng(0, "exercise", "1", i)
+        prob, target = draw.random((5, 4, 3, 4)), (draw.random((5, 4, 3, 4)) > 0.8).astype(float)
+        target[draw.random(5) > 0.5] = 0
+        made.append((prob, target))
+    return made
+
+
+def _sensitivity_without_overlap(prob: np.ndarray, target: np.ndarray) -> float:
+    positive = target.max(_SPACE)
+    return float((prob.max(_SPACE) * positive).sum() / (positive.sum() + _SMALL))
+
+
+def _sensitivity_over_all(prob: np.ndarray, target: np.ndarray) -> float:
+    return float((prob * target).max(_SPACE).mean())
+
+
+def _sensitivity_in_voxels(prob: np.ndarray, target: np.ndarray) -> float:
+    return float((prob * target).sum() / (target.sum() + _SMALL))
+
+
+def _sensitivity_counted(prob: np.ndarray, target: np.ndarray) -> float:
+    return sensitivity((prob >= 0.5).astype(float), target)
+
+
+def _sensitivity_undefined(prob: np.ndarray, target: np.ndarray) -> float:
+    return sensitivity(prob, target) if target.any() else math.nan
+
+
+def _specificity_of_all(prob: np.ndarray, target: np.ndarray) -> float:
+    return float((1 - prob.max(_SPACE)).mean())
+
+
+def _specificity_over_all(prob: np.ndarray, target: np.ndarray) -> float:
+    return float(((1 - target.max(_SPACE)) * (1 - prob.max(_SPACE))).mean())
+
+
+def _specificity_any_background(prob: np.ndarray, target: np.ndarray) -> float:
+    background = (1 - target).max(_SPACE)
+    return float((background * (1 - prob.max(_SPACE))).sum() / (background.sum() + _SMALL))
+
+
+def _specificity_in_voxels(prob: np.ndarray, target: np.ndarray) -> float:
+    return float(((1 - prob) * (1 - target)).sum() / ((1 - target).sum() + _SMALL))
+
+
+def _specificity_released(prob: np.ndarray, target: np.ndarray) -> float:
+    negative = 1 - target.max(_SPACE)
+    return float(1 - (negative * prob.max(_SPACE)).sum() / (negative.sum() + 1))
+
+
+def pulls(alpha: float, n_pos: int, n_neg: int) -> tuple[float, float]:
+    """Derivative of eq. 3 by a positive segment's best lesion voxel, by a negative segment's worst voxel (ε → 0)."""
+    return (-alpha / n_pos if n_pos else 0.0), ((1 - alpha) / n_neg if n_neg else 0.0)
+
+
+def _count_cases() -> list[tuple[float, int, int]]:
+    edges = [(0.995, 2, 2), (0.5, 2, 2), (0.9, 5, 5), (0.9, 3, 7), (1.0, 4, 6), (0.0, 4, 6), (0.7, 0, 10), (0.7, 10, 0)]
+    for i in range(12):
+        draw = rng(0, "exercise", "1.3", i)
+        edges.append((round(float(draw.random()), 3), int(draw.integers(1, 9)), int(draw.integers(1, 9))))
+    return edges
+
+
+def _pulls_upward(alpha: float, n_pos: int, n_neg: int) -> tuple[float, float]:
+    first, second = pulls(alpha, n_pos, n_neg)
+    return -first, -second
+
+
+def _pulls_over_all(alpha: float, n_pos: int, n_neg: int) -> tuple[float, float]:
+    n = n_pos + n_neg
+    return (-alpha / n if n_pos else 0.0), ((1 - alpha) / n if n_neg else 0.0)
+
+
+def _pulls_exchanged(alpha: float, n_pos: int, n_neg: int) -> tuple[float, float]:
+    return pulls(1 - alpha, n_pos, n_neg)
+
+
+def _pulls_released(alpha: float, n_pos: int, n_neg: int) -> tuple[float, float]:
+    return (-alpha / (n_pos + 1) if n_pos else 0.0), ((1 - alpha) / (n_neg + 1) if n_neg else 0.0)
+
+
+def released_floor(alpha: float, n_pos: int, n_neg: int) -> float:
+    """What the released VSS costs when every probability is right: 1 − [α·N₊/(N₊+1) + (1−α)·1]."""
+    return alpha / (n_pos + 1)
+
+
+def _floor_of_the_paper(alpha: float, n_pos: int, n_neg: int) -> float:
+    return 0.0 if n_pos and n_neg else alpha if n_neg else 1 - alpha
+
+
+def _floor_over_all(alpha: float, n_pos: int, n_neg: int) -> float:
+    return alpha / (n_pos + n_neg + 1)
+
+
+def _floor_of_both(alpha: float, n_pos: int, n_neg: int) -> float:
+    return alpha / (n_pos + 1) + (1 - alpha) / (n_neg + 1)
+
+
 EXERCISES: dict[str, Exercise] = {
     "0.1": Exercise(
         expects="the word 'confirmed', 'candidate' or 'none'",
@@ -301,6 +424,71 @@ EXERCISES: dict[str, Exercise] = {
             (
                 _precisions_zero,
                 "0/0 is not 0: without any finding the precision is undefined. Return float('nan') there.",
+            ),
+        ),
+    ),
+    "1.1": Exercise(
+        expects="one number from 0 to 1, and 0 for a batch without any lesion",
+        reference=sensitivity,
+        cases=_segment_cases,
+        misconceptions=(
+            (
+                _sensitivity_without_overlap,
+                "you let any bright voxel of a positive segment count. Multiply first, then take the maximum: the "
+                "detection has to lie inside a lesion.",
+            ),
+            (_sensitivity_over_all, "you divided by all segments. Divide by those that hold a lesion."),
+            (_sensitivity_in_voxels, "you weighed every lesion voxel. The unit is the segment: one best voxel each."),
+            (_sensitivity_counted, "you counted with a threshold. That has no slope; keep the probability itself."),
+            (_sensitivity_undefined, "0/0 for a batch without lesions. Add a small ε below: the result is then 0."),
+        ),
+    ),
+    "1.2": Exercise(
+        expects="one number from 0 to 1, and 0 for a batch without any lesion-free segment",
+        reference=specificity,
+        cases=_segment_cases,
+        misconceptions=(
+            (
+                _specificity_of_all,
+                "you asked every segment for silence, those with a lesion too. Only lesion-free segments count.",
+            ),
+            (_specificity_over_all, "you divided by all segments. Divide by the lesion-free ones."),
+            (
+                _specificity_any_background,
+                "you took a segment with any background voxel for negative, which is nearly every segment: true "
+                "detections would be punished. Negative means that no voxel is lesion.",
+            ),
+            (_specificity_in_voxels, "you weighed every voxel. The unit is the segment: its highest probability."),
+            (
+                _specificity_released,
+                "that is the released program's specificity, with + 1 below and outside 1 − …. Write equation 2.",
+            ),
+        ),
+    ),
+    "1.3": Exercise(
+        expects="two numbers: the first negative or 0, the second positive or 0",
+        reference=pulls,
+        cases=_count_cases,
+        misconceptions=(
+            (_pulls_upward, "the signs are turned: the loss falls when the best lesion voxel rises."),
+            (_pulls_over_all, "you divided by all segments. Each half has its own number of segments."),
+            (_pulls_exchanged, "alpha and 1 − alpha are exchanged: large alpha pulls at the lesions."),
+            (_pulls_released, "that is the released form, with + 1 below. Here ε is small enough to forget."),
+        ),
+    ),
+    "1.4": Exercise(
+        expects="one number from 0 to 1: the loss of a perfect batch in the released form",
+        reference=released_floor,
+        cases=_count_cases,
+        misconceptions=(
+            (
+                _floor_of_the_paper,
+                "that is the paper's form. With N₊ + 1 below, a perfect batch still costs something.",
+            ),
+            (_floor_over_all, "the denominator counts positive segments only: N₊ + 1."),
+            (
+                _floor_of_both,
+                "the specificity of the released form is 1 − Σ max p / (N₋ + 1): exactly 1 when nothing is marked.",
             ),
         ),
     ),

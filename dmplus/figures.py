@@ -11,7 +11,7 @@ import contextlib
 import io
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -503,3 +503,104 @@ def lesion_rows(triage: Triage) -> pd.DataFrame:
             ],
         }
     )
+
+
+# ---------------------------------------------------------------------------------------------- segments and losses
+def segments(
+    rows: Mapping[str, np.ndarray],
+    target: np.ndarray,
+    *,
+    names: Sequence[str],
+    title: str = "",
+    signed: Sequence[str] = (),
+    rings: np.ndarray | None = None,
+) -> Figure:
+    """A batch as a grid: a column for each segment, a row for each of ``rows``; the middle slice of every segment.
+
+    rows: name → (B, X, Y, Z), probabilities from 0 to 1, or, for the names in ``signed``, numbers of both signs on a
+    scale of their own, with how many differ from 0 and the largest below each panel. target: (B, X, Y, Z), outlined as
+    the reference. names: one for each segment. rings: bool (B, X, Y, Z), voxels to circle in every row.
+    """
+    shapes = {np.shape(v) for v in (*rows.values(), target)}
+    if len(shapes) != 1 or len(names) != len(target) or np.ndim(target) != 4:
+        got = ", ".join(str(s) for s in shapes)
+        raise InputError(
+            f"segments: expected rows and target of one shape (B, X, Y, Z) and B names; got {got} and {len(names)} "
+            "names; give all of one batch"
+        )
+    wide = 6.3 / max(len(names), 4)
+    figure, axes = new_figure(
+        wide * len(names) + 0.9, (wide + 0.22) * len(rows) + 0.75, rows=len(rows), columns=len(names)
+    )
+    with style():
+        for line, (row, values) in zip(axes, rows.items(), strict=True):
+            values = np.asarray(values)
+            most = float(np.abs(values).max()) or 1.0 if row in signed else 1.0
+            for k, a in enumerate(line):
+                image = _draw_segment(a, values[k], target[k], None if rings is None else rings[k], most, row in signed)
+            line[0].set_ylabel(row, fontsize=9)
+            bar = figure.colorbar(image, ax=list(line), fraction=0.03, pad=0.01, aspect=12)
+            bar.ax.tick_params(labelsize=9)
+            bar.set_ticks([-most, 0, most] if row in signed else [0, 0.5, 1])
+            if row in signed:
+                bar.set_ticklabels([f"{-most:.2g}".replace("-", "−"), "0", f"+{most:.2g}"])
+        for a, name in zip(axes[0], names, strict=True):
+            a.set_title(name, fontsize=9, fontweight="normal", loc="center")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def _draw_segment(
+    axes: Axes, values: np.ndarray, target: np.ndarray, rings: np.ndarray | None, most: float, signed: bool
+) -> AxesImage:
+    middle = values.shape[2] // 2
+    scale = {"cmap": "PuOr", "vmin": -most, "vmax": most} if signed else {"cmap": "viridis", "vmin": 0, "vmax": 1}
+    image = axes.imshow(values[:, :, middle].T, origin="lower", interpolation="nearest", **scale)
+    inside = np.asarray(target)[:, :, middle].T > 0
+    if inside.any():
+        axes.contour(
+            np.pad(inside, 1)[1:-1, 1:-1].astype(float), [0.5], colors=[REFERENCE_LINE[0]], linestyles=["dashdot"]
+        )
+    if rings is not None:
+        x, y = np.nonzero(rings[:, :, middle])
+        for colour, width in (("white", 3.2), ("black", 1.4)):  # seen on dark and on light
+            axes.plot(x, y, "o", mfc="none", mec=colour, mew=width, ms=9, ls="none")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for side in axes.spines.values():
+        side.set(visible=True, color="#999999")
+    if signed:
+        flat = np.ravel(values)
+        largest = flat[np.abs(flat).argmax()]
+        words = f"{largest:+.3g}".replace("-", "−") if largest else "0"
+        axes.set_xlabel(f"{count_words(np.count_nonzero(flat), 'voxel', 'voxels')}: {words}", fontsize=9)
+    return image
+
+
+def vss_board(
+    prob: np.ndarray, target: np.ndarray, *, alpha: float, form: str = "paper", names: Sequence[str] | None = None
+) -> Figure:
+    """What VSS makes of a batch: the probabilities, the voxel of each segment that it looks at, and its gradient.
+
+    prob, target: (B, X, Y, Z). Static twin of :class:`dmplus.widgets.VSSExplorer`.
+    """
+    value, gradient = vss_gradient(prob, target, alpha=alpha, form=form)
+    letters = [f"segment {chr(65 + k)}" for k in range(len(target))]
+    return segments(
+        {"probability": prob, "gradient of VSS": gradient}, target, names=names or letters, signed=["gradient of VSS"],
+        rings=gradient != 0, title=f"alpha {alpha:g}, {form} form: VSS = {value:.3f}",
+    )  # fmt: skip
+
+
+def vss_gradient(
+    prob: np.ndarray, target: np.ndarray, *, alpha: float, form: str = "paper"
+) -> tuple[float, np.ndarray]:
+    """VSS of a batch (B, X, Y, Z), and its derivative by every probability."""
+    import torch
+
+    from dmplus.losses import vss
+
+    p = torch.as_tensor(prob, dtype=torch.float32).clone().requires_grad_()
+    value = vss(p, torch.as_tensor(target, dtype=torch.float32), alpha=alpha, form=form)
+    (gradient,) = torch.autograd.grad(value, p)
+    return value.item(), gradient.numpy()

@@ -37,38 +37,59 @@ def predict_volume(
     tiling: "aligned": the coarse grids are fixed to the volume, so the map is the same for every tile size. For this,
     ``tile`` (output edge in voxels) is rounded up to a multiple of the low-resolution factors' least common multiple
     (15); None cuts the brain into equal tiles of at most 60.
+    "released": as the authors' program, see :func:`released_map`; ``tile`` does not apply, and without a mask the whole
+    volume is computed. The two differ near the border of the volume and, because each tile of the release has coarse
+    grids of its own, by a shift of these grids elsewhere.
     """
-    if tiling != "aligned":
-        raise InputError(f"predict_volume: expected tiling 'aligned'; got {tiling!r}")
+    if tiling not in ("aligned", "released"):
+        raise InputError(f"predict_volume: expected tiling aligned or released; got {tiling!r}; choose one of those")
     for name, array in (("image", image), ("prior", prior), ("mask", mask)):
         if array is not None and (array.ndim != 3 or array.shape != image.shape):
             raise InputError(
                 f"predict_volume: expected {name} of shape (X, Y, Z), like the image's {image.shape}; got {array.shape}; "
                 "resample it to the image's grid"
             )
-    mask = image != 0 if mask is None else mask.astype(bool)
+    if mask is None:
+        mask = image != 0 if tiling == "aligned" else np.ones(image.shape, bool)
+    mask = mask.astype(bool)
     image = np.ascontiguousarray(image, np.float32)
     if network.config.prior == "none":
         prior = None
     elif prior is not None:
         prior = np.ascontiguousarray(prior, np.float32)
     machine = machine or choose_machine()
-    tiles = [(s, n) for s, n in aligned_tiles(network, mask, tile)]
-    out = np.zeros(image.shape, np.float32)
-    report = Progress(len(tiles), "tiles") if progress else None
+    run = _aligned_map if tiling == "aligned" else released_map
     training = network.training
     network.eval().to(machine.device)
     try:
         with torch.inference_mode():
-            for start, size in tiles:
-                inside = tuple(slice(s, min(s + n, d)) for s, n, d in zip(start, size, image.shape, strict=True))
-                block = _tile(network, image, prior, start, size, machine)
-                out[inside] = block[tuple(slice(0, i.stop - i.start) for i in inside)]
-                if report:
-                    report.step()
+            out = run(network, image, prior, mask, tile=tile, machine=machine, progress=progress)
     finally:
         network.train(training)
     out[~mask] = 0
+    return out
+
+
+def _aligned_map(
+    network: DeepMedic,
+    image: np.ndarray,
+    prior: np.ndarray | None,
+    mask: np.ndarray,
+    *,
+    tile: int | None,
+    machine: Machine,
+    progress: bool,
+) -> np.ndarray:
+    """The map of :func:`predict_volume` before the mask is applied."""
+    tiles = aligned_tiles(network, mask, tile)
+    out = np.zeros(image.shape, np.float32)
+    report = Progress(len(tiles), "tiles") if progress else None
+    for start, size in tiles:
+        inside = tuple(slice(s, min(s + n, d)) for s, n, d in zip(start, size, image.shape, strict=True))
+        block = _tile(network, image, prior, start, size, machine)
+        out[inside] = block[tuple(slice(0, i.stop - i.start) for i in inside)]
+        if report:
+            report.step()
     return out
 
 
@@ -127,3 +148,81 @@ def _tile(
     before = None if prior is None else tensor(prior, corner, edges)
     with machine.autocast():
         return network.probabilities(current, low, before)[0, 1].float().cpu().numpy()
+
+
+# ------------------------------------------------------------------------------------------- the authors' program
+RELEASED_TILE = 45  #: input edge of a tile in the authors' program
+
+
+def released_map(
+    network: DeepMedic,
+    image: np.ndarray,
+    prior: np.ndarray | None,
+    mask: np.ndarray,
+    *,
+    tile: None = None,
+    machine: Machine,
+    progress: bool = False,
+) -> np.ndarray:
+    """Foreground probability as the authors' program stitches it, before the mask is applied: float32 (X, Y, Z).
+
+    Everything is padded by reflection; tiles of 45³ voxels (27³ of output) lie side by side, the last of each axis moved
+    back to end at the border; a tile is left out, and stays 0, where its whole input misses the mask. What the coarse
+    paths see beyond the padded volume is the mean of its eight corners, and where they begin before it, their grid slips
+    (:func:`_released_low`). Source: DeepMedicPlus, routines/testing.py and sampling.py. Raises ``InputError`` for a
+    volume of less than 27 voxels along an axis, which the program refuses too.
+    """
+    config = network.config
+    margin, out_edge = config.margin, RELEASED_TILE - 2 * config.margin
+    if min(image.shape) < out_edge:
+        raise InputError(
+            f"predict_volume: expected at least {out_edge} voxels along each axis for tiling released; got {image.shape}; "
+            "use tiling aligned"
+        )
+    padded = np.pad(image, margin, "reflect")
+    earlier = None if prior is None else np.pad(prior, margin, "reflect")
+    around = np.pad(mask, margin, "reflect")
+    corners = padded[:: padded.shape[0] - 1, :: padded.shape[1] - 1, :: padded.shape[2] - 1].mean()
+    axes = [[*range(0, d - RELEASED_TILE, out_edge), d - RELEASED_TILE] for d in padded.shape]
+    # z outermost: where moved-back tiles overlap, the later one wins, as in the release
+    corner_list = [(x, y, z) for z in axes[2] for y in axes[1] for x in axes[0]]
+    tiles = [c for c in corner_list if around[tuple(slice(s, s + RELEASED_TILE) for s in c)].any()]
+    out = np.zeros(image.shape, np.float32)
+    report = Progress(len(tiles), "tiles") if progress else None
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None, None].to(machine.device)
+
+    for start in tiles:
+        window = tuple(slice(s, s + RELEASED_TILE) for s in start)
+        low = [
+            tensor(
+                _released_low(padded, corners, [config.low_start(s, f) for s in start], config.low_size(out_edge, f), f)
+            )
+            for f in config.low_factors
+        ]
+        before = None if earlier is None else tensor(earlier[window])
+        with machine.autocast():
+            block = network.probabilities(tensor(padded[window]), low, before)[0, 1].float().cpu().numpy()
+        out[tuple(slice(s, s + out_edge) for s in start)] = block  # the output of a padded tile, in voxels of the image
+        if report:
+            report.step()
+    return out
+
+
+def _released_low(padded: np.ndarray, fill: float, first: Sequence[int], edge: int, factor: int) -> np.ndarray:
+    """(edge, edge, edge) voxels, every ``factor``-th from ``first`` on; ``fill`` where that leaves the padded volume.
+
+    A first voxel before the volume gives ⌊|first| / factor⌋ filled ones and then voxels 0, factor, ...: unless |first| is
+    a multiple of the factor, that is a grid shifted by |first| mod factor voxels. The release does this; so do we here.
+    """
+    out = np.full((edge,) * 3, fill, np.float32)
+    source, target = [], []
+    for length, s in zip(padded.shape, first, strict=True):
+        skipped = max(0, -s) // factor
+        begin = max(0, s)
+        count = max(0, min(edge - skipped, math.ceil((length - begin) / factor)))
+        source.append(slice(begin, begin + count * factor, factor))
+        target.append(slice(skipped, skipped + count))
+    out[tuple(target)] = padded[tuple(source)]
+    return out

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmplus.runtime import InputError, from_dict, replacing
+from dmplus.tf_bundle import checkpoint_files, is_checkpoint
 
 FLOAT32_TINY = 1.1754944e-38  #: the released program's epsilon in batch normalisation: in effect none
 
@@ -335,7 +336,15 @@ def save(path: str | Path, network: DeepMedic, *, info: dict[str, Any] | None = 
 
 
 def load(source: str | Path, *, device: str = "cpu") -> DeepMedic:
-    """The network of a weights file, or of a shipped one by name ("sens", "spec", "bce"), ready for inference."""
+    """The network of a weights file, or of a shipped one by name ("sens", "spec", "bce"), ready for inference.
+
+    A checkpoint of the authors' program (its prefix or its ``.index``) will do, if it has the released configuration;
+    for others there is :func:`dmplus.tf_checkpoint.load_network`.
+    """
+    if str(source) not in SHIPPED and is_checkpoint(source):
+        from dmplus import tf_checkpoint  # here, since it builds on this module
+
+        return tf_checkpoint.load_network(source).to(device)
     path = weights_path(source)
     header = _header(path)
     network = DeepMedic(from_dict(NetworkConfig, header["network"]))
@@ -350,6 +359,11 @@ def load(source: str | Path, *, device: str = "cpu") -> DeepMedic:
 
 def info(source: str | Path) -> dict[str, Any]:
     """What a weights file says of itself: {"network": configuration, "info": loss, alpha, training ...}."""
+    if str(source) not in SHIPPED and is_checkpoint(source):
+        from dmplus import tf_checkpoint
+
+        config = tf_checkpoint.network_config(source)
+        return {"network": dataclasses.asdict(config), "info": tf_checkpoint.describe(source, config)}
     return _header(weights_path(source))
 
 
@@ -360,8 +374,18 @@ def weights_path(source: str | Path) -> Path:
     return Path(source)
 
 
+def weights_files(source: str | Path) -> list[Path]:
+    """Every file that ``source`` names: one, or the index and the shards of a TensorFlow checkpoint."""
+    if str(source) not in SHIPPED and is_checkpoint(source):
+        return checkpoint_files(source)
+    return [weights_path(source)]
+
+
 def _header(path: Path) -> dict[str, Any]:
-    wanted = f"expected weights saved by dmplus (.safetensors) or one of {', '.join(SHIPPED)}"
+    wanted = (
+        f"expected weights saved by dmplus (.safetensors), one of {', '.join(SHIPPED)} or a TensorFlow checkpoint "
+        "(.index)"
+    )
     if not path.is_file():
         raise InputError(f"{path.name}: {wanted}; found no such file; check the path")
     try:

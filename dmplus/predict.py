@@ -108,14 +108,20 @@ def load_weights(
 
 
 def describe_weights(source: str | Path) -> dict[str, Any]:
-    """What a weights file says of itself: file name, SHA-256, parameters, network configuration, training."""
+    """What a weights file says of itself: file name, SHA-256, parameters, network configuration, training.
+
+    Of a TensorFlow checkpoint: the name of its index, the SHA-256 of all its files one after another.
+    """
     from dmplus import network
 
     content = network.info(source)
-    path = network.weights_path(source)
+    files = network.weights_files(source)
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.read_bytes())
     return {
-        "file": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "file": files[0].name,
+        "sha256": digest.hexdigest(),
         "parameters": sum(p.numel() for p in network.load(source).parameters()),
         **content,
     }
@@ -137,7 +143,8 @@ def predict(
 ) -> tuple[Triage, dict[str, Any]]:
     """Find and triage the lesions of one scan; returns them on the scan's grid, and what ``run.json`` holds.
 
-    scan, prior, mask: NIfTI files on one grid. sens, spec: weights files or names of shipped ones. Raises
+    scan, prior, mask: NIfTI files on one grid. sens, spec: weights files, names of shipped ones or TensorFlow
+    checkpoints of the authors' program; with one of the two alone lesions are "untiered". Raises
     ``InputError`` (one line) for every input that cannot be used and then leaves nothing behind.
     """
     started = time.perf_counter()

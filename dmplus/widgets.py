@@ -1,4 +1,4 @@
-"""What one moves: a viewer for one case, with a slider, planes, prior / current / overlay, and clicks that answer.
+"""What one moves: a viewer for one case, with a slider, planes and clicks that answer; the VSS loss under its knobs.
 
 Each widget is a plain class whose callbacks run without a browser, and has a static twin in :mod:`dmplus.figures`. Make
 one only where :func:`dmplus.course.interactive` is true: a saved notebook cannot show it.
@@ -197,3 +197,69 @@ class Viewer:
 def viewer(case: Case, triage: Triage) -> ipywidgets.VBox:
     """The :class:`Viewer` of a case as a widget to display."""
     return Viewer(case, triage).widget()
+
+
+class VSSExplorer:
+    """The VSS loss of a batch under its knobs: alpha, the form, and how loud one segment's map is.
+
+    prob, target: (B, X, Y, Z). Its static twin is :func:`dmplus.figures.vss_board`.
+    """
+
+    ALPHAS = (0.0, 0.5, 0.9, 0.95, 0.99, 0.995, 1.0)
+
+    def __init__(self, prob: np.ndarray, target: np.ndarray, *, names: list[str] | None = None) -> None:
+        self.start, self.target = np.asarray(prob, float), np.asarray(target, float)
+        self.names = names or [f"segment {chr(65 + k)}" for k in range(len(self.target))]
+        self.alpha, self.form, self.segment, self.loudness = 0.5, "paper", 0, 1.0
+
+    @property
+    def prob(self) -> np.ndarray:
+        """The probabilities, those of the chosen segment times the loudness, at most 1."""
+        made = self.start.copy()
+        made[self.segment] = np.minimum(made[self.segment] * self.loudness, 1)
+        return made
+
+    def describe(self) -> str:
+        """The loss and the pull on each segment's voxel, in words."""
+        value, gradient = figures.vss_gradient(self.prob, self.target, alpha=self.alpha, form=self.form)
+        pulls = []
+        for name, values in zip(self.names, gradient, strict=True):
+            largest = values.ravel()[np.abs(values).argmax()]
+            pulls.append(f"{name.replace(chr(10), ' ')} {largest:+.4f}" if largest else f"{name} 0")
+        return f"VSS {value:.4f} at alpha {self.alpha:g} ({self.form} form); gradient: " + "; ".join(pulls)
+
+    def render(self) -> bytes:
+        """The board as PNG."""
+        board = figures.vss_board(self.prob, self.target, alpha=self.alpha, form=self.form, names=self.names)
+        return figures.png(board)
+
+    def widget(self) -> ipywidgets.VBox:
+        """Controls and picture. Their callbacks call the methods above and nothing else."""
+        import ipywidgets
+
+        alpha = ipywidgets.SelectionSlider(options=self.ALPHAS, value=self.alpha, description="alpha")
+        form = ipywidgets.ToggleButtons(options=("paper", "released"), value=self.form, description="form")
+        segment = ipywidgets.Dropdown(
+            options=[(name.replace("\n", " "), k) for k, name in enumerate(self.names)], value=0, description="segment"
+        )
+        loudness = ipywidgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.1, description="times")
+        picture = _picture_class()(png=self.render(), alt=self.describe())
+        words = ipywidgets.Label(self.describe())
+
+        def refresh(change: Any) -> None:
+            self.alpha, self.form = alpha.value, form.value
+            self.segment, self.loudness = segment.value, loudness.value
+            words.value = picture.alt = self.describe()
+            picture.png = self.render()
+
+        for control in (alpha, form, segment, loudness):
+            control.observe(refresh, "value")
+        self.controls = {
+            "alpha": alpha, "form": form, "segment": segment, "loudness": loudness, "picture": picture, "words": words,
+        }  # fmt: skip
+        return ipywidgets.VBox([alpha, form, segment, loudness, picture, words])
+
+
+def vss_explorer(prob: np.ndarray, target: np.ndarray, *, names: list[str] | None = None) -> ipywidgets.VBox:
+    """The :class:`VSSExplorer` of a batch as a widget to display."""
+    return VSSExplorer(prob, target, names=names).widget()

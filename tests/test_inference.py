@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import golden
 import numpy as np
 import pytest
 import torch
 from conftest import ball_case
 
+from dmplus import inference
 from dmplus.inference import aligned_tiles, predict_volume
 from dmplus.network import DeepMedic, preset
 from dmplus.runtime import InputError, Machine
@@ -138,3 +140,40 @@ def test_errors_say_what_to_do():
         predict_volume(net, image, mask=np.ones((20, 20), bool), machine=CPU)
     with pytest.raises(InputError, match="tiling"):
         predict_volume(net, image, tiling="gaussian", machine=CPU)
+
+
+# ------------------------------------------------------------------------------------------- the authors' tiler
+def released_case(path=None):
+    """(image, prior, mask, foreground map before the mask) of a whole-volume run of the authors' program."""
+    with np.load(path or golden.DATA / "volume2.npz") as z:
+        if path is None:
+            return z["image"], z["prior"], z["mask"] > 0, z["prob_raw"] / np.float32(golden.SCALE)
+        return z["channels"][0], z["prior"][0], z["roi_mask"] > 0, z["prob_raw_unpadded_before_roi"][1]
+
+
+UNCUT = [golden.FULL / f"deepmedic_plus_tiny_volume{n}.npz" for n in ("", "2")]
+
+
+@pytest.mark.parametrize("path", [None, *[p for p in UNCUT if p.exists()]], ids=lambda p: p.stem if p else "fixture")
+def test_released_tiling_reproduces_the_authors_map(path):
+    image, prior, mask, raw = released_case(path)
+    net = golden.tiny()
+    with torch.inference_mode():
+        before = inference.released_map(net, image, prior, mask, machine=CPU)
+    assert np.array_equal(before == 0, raw == 0)  # the same tiles were skipped
+    assert np.abs(before - raw).max() < 1e-4
+    after = predict_volume(net, image, prior=prior, mask=mask, tiling="released", machine=CPU)
+    assert np.array_equal(after, np.where(mask, before, 0))
+
+
+def test_released_tiling_differs_from_aligned_and_says_what_it_cannot_do():
+    image, prior, mask, raw = released_case()
+    net = golden.tiny()
+    aligned = predict_volume(net, image, prior=prior, mask=mask, machine=CPU)
+    assert 0.01 < np.abs(aligned - raw)[mask].max()
+    for bad, words in (({"tiling": "mirror"}, "aligned or released"), ({"image": image[:26]}, "at least 27 voxels")):
+        arguments = {"image": image, "tiling": "released", "machine": CPU} | bad
+        with pytest.raises(InputError, match=words):
+            predict_volume(net, arguments.pop("image"), **arguments)
+    one = predict_volume(net, image[:27, :27, :27], prior=prior[:27, :27, :27], tiling="released", machine=CPU)
+    assert (one > 0).all()  # one tile, and without a mask every voxel is computed

@@ -2,39 +2,25 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
+import golden
 import numpy as np
 import pytest
 import torch
 
 from dmplus import network as N
-from dmplus.network import DeepMedic, NetworkConfig, preset
+from dmplus.network import DeepMedic, preset
 from dmplus.runtime import InputError
-from dmplus.tf_checkpoint import assign, variable_names
-
-GOLDEN = Path(__file__).parent / "data" / "deepmedic_plus_tiny.npz"  # the variables, one item of the 37³ and 19³ sets
-FULL = Path(__file__).parents[2] / "shared" / "reference" / "golden" / "deepmedic_plus_tiny.npz"
-TINY = NetworkConfig(features=tuple(range(4, 13)), fully_connected=(20, 20))
+from dmplus.tf_checkpoint import variable_names
 
 
-def golden(path, name):
-    with np.load(path) as z:
-        variables = {k[4:]: z[k] for k in z.files if k.startswith("var/")}
-        arrays = {k: torch.tensor(z[f"set0/{name}/{k}"]) for k in ("x", "x_prior", "x_sub_0", "x_sub_1", "prob")}
-    return assign(DeepMedic(TINY), variables).eval(), arrays
-
-
-@pytest.mark.parametrize(
-    "path, name",
-    [(GOLDEN, "train"), (GOLDEN, "val")] + [(FULL, n) for n in ("train", "test", "val") if FULL.exists()],
-    ids=lambda v: v if isinstance(v, str) else v.parent.name,
-)
-def test_reproduces_the_authors_program(path, name):
-    net, z = golden(path, name)
-    with torch.inference_mode():
-        prob = net.probabilities(z["x"], [z["x_sub_0"], z["x_sub_1"]], z["x_prior"])
-    assert (prob - z["prob"]).abs().max() < 1e-5
+@pytest.mark.parametrize("name", ["train", "test", "val"])
+def test_reproduces_the_authors_program(name):
+    net, x = golden.tiny(), golden.inputs("inference")[name]
+    with np.load(golden.DATA / "deepmedic_plus_tiny.npz") as z, torch.inference_mode():
+        prob = net.probabilities(*golden.call(x))
+        assert (prob[:, 1] - torch.from_numpy(z[f"{name}/prob"])).abs().max() < 1e-5
+    assert torch.allclose(prob.sum(1), torch.ones(()), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -48,12 +34,11 @@ def test_reproduces_the_authors_program(path, name):
     ids=lambda f: next(iter(f)),
 )
 def test_every_choice_of_the_release_shows(fault):
-    net, z = golden(GOLDEN, "train")
-    other = DeepMedic(dataclasses.replace(TINY, **fault)).eval()
-    other.load_state_dict(net.state_dict())
+    x = golden.inputs("inference")["train"]
     with torch.inference_mode():
-        prob = other.probabilities(z["x"], [z["x_sub_0"], z["x_sub_1"]], z["x_prior"])
-    assert (prob - z["prob"]).abs().max() > 1e-5
+        true = golden.tiny().probabilities(*golden.call(x))
+        other = golden.tiny(dataclasses.replace(golden.TINY, **fault)).probabilities(*golden.call(x))
+    assert (other - true).abs().max() > 1e-5
 
 
 def test_sizes_of_the_paper():

@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
+import golden
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,13 +11,12 @@ import torch
 
 from dmplus import network as N
 from dmplus import training as T
-from dmplus.network import DeepMedic, NetworkConfig, preset
+from dmplus.network import preset
 from dmplus.runtime import InputError, Machine
 from dmplus.sampling import SamplingConfig, Segments
-from dmplus.tf_checkpoint import assign, variable_names
+from dmplus.tf_checkpoint import variable_names
 from dmplus.training import RMSPropNesterov, TrainConfig, quick_config, train
 
-FULL = Path(__file__).parents[2] / "shared" / "reference" / "golden" / "train_step_tiny.npz"
 CPU = Machine("cpu", "float32", "test")
 
 
@@ -42,48 +41,66 @@ def test_rmsprop_by_hand():
     assert not np.allclose(q.detach().numpy(), [1 - 0.16 * 0.3 / np.sqrt(0.009 + 1e-4), -2], atol=1e-3)
 
 
-@pytest.mark.skipif(not FULL.exists(), reason="the authors' training steps lie in ../shared only")
-def test_three_steps_of_the_authors_program():
-    z = np.load(FULL)
+LIMITS = {"prob": 4e-5, "grad": 5e-5, "a": 1e-6, "v": 5e-6, "params": 1e-5, "mean": 1e-4, "variance": 3e-4}
+FREE_LIMITS = {"prob": 2e-4, "grad": 1e-3, "a": 1e-4, "v": 5e-4, "params": 2e-4, "mean": 1e-3, "variance": 1e-2}
+
+
+@pytest.mark.parametrize("free", [False, True], ids=["each from the golden state", "three in a row"])
+def test_three_steps_of_the_authors_program(free):
+    """Costs, probabilities, gradients, parameters, optimizer state and batch statistics of every step."""
     config = TrainConfig(
-        network=NetworkConfig(features=tuple(range(4, 13)), fully_connected=(20, 20), dropout=(0.0, 0.0, 0.0)),
+        network=dataclasses.replace(golden.TINY, dropout=(0.0, 0.0, 0.0)),
         form="released",
         weight_detection=0.5,
         weight_segmentation=0.5,
     )
-    for s in range(3):
-        variables = {k.split("/", 1)[1]: z[k] for k in z.files if k.startswith(f"var{s}/")}
-        after = {k.split("/", 1)[1]: z[k] for k in z.files if k.startswith(f"var{s + 1}/")}
-        net = assign(DeepMedic(config.network), variables).train()
-        names = variable_names(net)
-        for module in net.modules():
-            if isinstance(module, N.BatchNorm):
-                module.row.fill_(s)
-        optimizer = T.make_optimizer(net, config)
-        if s:
-            for name, p in net.named_parameters():
-                optimizer.state[p] = {
-                    k: torch.tensor(z[f"{n}{s}/{names[name]}"]) for k, n in (("a", "accu"), ("v", "vel"))
-                }
-        g = {k: torch.tensor(z[f"step{s}/in/{k}"]) for k in ("x", "x_prior", "x_sub_0", "x_sub_1", "y")}
-        segments = Segments(g["x"], [g["x_sub_0"], g["x_sub_1"]], g["x_prior"], g["y"].float())
-        parts = T.training_step(net, optimizer, segments, config)
+    net = golden.tiny(config.network).train()
+    names = variable_names(net)
+    optimizer = T.make_optimizer(net, config)
+    limits = FREE_LIMITS if free else LIMITS
+    for s, x in enumerate(golden.inputs("training").values()):
+        z = dict(np.load(golden.DATA / f"train_step{s}.npz"))
+        current, low, prior = golden.call(x)
+        seen = []
+
+        def forward(*inputs, seen=seen):
+            seen.append(net.probabilities(*inputs))
+            return seen[-1]
+
+        segments = Segments(current, low, prior, torch.from_numpy(z["y"]).float())
+        parts = T.training_step(net, optimizer, segments, config, forward=forward)
         for ours, theirs in (("bce", "xentr"), ("vss", "vss"), ("l1", "L1"), ("l2", "L2")):
-            assert parts[ours] == pytest.approx(float(z[f"step{s}/cost/{theirs}"]), rel=5e-5), ours
-        worst = {"params": 0.0, "grad": 0.0, "mean": 0.0, "variance": 0.0, "a": 0.0, "v": 0.0}
-        for ours, p in net.state_dict().items():
-            if ours in names:
-                kind = "mean" if ours.endswith("means") else "variance" if ours.endswith("variances") else "params"
-                worst[kind] = max(worst[kind], float((p - torch.tensor(after[names[ours]])).abs().max()))
-        assert {names[n] for n, _ in net.named_parameters()} == {str(n) for n in z["trainable_order"]}
-        for ours, p in net.named_parameters():
-            grad = torch.tensor(z[f"step{s}/grad/{names[ours]}"])
-            worst["grad"] = max(worst["grad"], float((p.grad - grad).abs().max()))
-            for k, n in (("a", "accu"), ("v", "vel")):
-                theirs = torch.tensor(z[f"{n}{s + 1}/{names[ours]}"])
-                worst[k] = max(worst[k], float((optimizer.state[p][k] - theirs).abs().max()))
-        limits = {"params": 1e-5, "grad": 5e-5, "mean": 1e-4, "variance": 3e-4, "a": 1e-6, "v": 5e-6}
+            assert parts[ours] == pytest.approx(float(z[f"cost/{theirs}"]), rel=1e-3 if free else 5e-5), ours
+        total = parts["loss"] + config.l1 * parts["l1"] + config.l2 * parts["l2"]
+        assert total == pytest.approx(float(z["cost/total"]), rel=1e-3 if free else 5e-5)
+
+        mine = {names[n]: p for n, p in net.named_parameters()}
+        order = [str(n) for n in z["trainable_order"]]
+        assert set(mine) == set(order)
+
+        def flat(tensors):
+            return torch.cat([t.detach().reshape(-1) for t in tensors])
+
+        apart = {"prob": seen[0][:, 1].detach() - torch.from_numpy(z["prob_train_mode"])}
+        apart["grad"] = flat(mine[n].grad for n in order) - torch.from_numpy(z["grad"]).double() / 1e6
+        for kind, theirs in (("a", "accu"), ("v", "vel")):
+            apart[kind] = flat(optimizer.state[mine[n]][kind] for n in order) - torch.from_numpy(z[theirs])
+        apart["params"] = flat(mine[n] for n in order) - torch.from_numpy(z["var"])
+        buffers = {names[n]: b for n, b in net.named_buffers() if n in names}
+        rings = [str(n) for n in z["ring_names"]]
+        assert set(buffers) == set(rings)
+        rows = torch.from_numpy(z["rings"]).split([buffers[n].shape[1] for n in rings])
+        for kind, what in (("mean", "muBns"), ("variance", "varBns")):
+            apart[kind] = flat(buffers[n][s] - row for n, row in zip(rings, rows, strict=True) if what in n)
+        worst = {k: float(v.abs().max()) for k, v in apart.items()}
         assert {k: v for k, v in worst.items() if v > limits[k]} == {}
+
+        if not free:  # the next step starts from the golden state
+            sizes = [mine[n].numel() for n in order]
+            with torch.no_grad():
+                for kind, theirs in (("p", "var"), ("a", "accu"), ("v", "vel")):
+                    for n, value in zip(order, torch.from_numpy(z[theirs]).split(sizes), strict=True):
+                        (mine[n] if kind == "p" else optimizer.state[mine[n]][kind]).copy_(value.view_as(mine[n]))
 
 
 SMALL = TrainConfig(
