@@ -150,6 +150,8 @@ def network_config(
             raise refuse(f"{what} from {least} to {most}", _plain(given), "correct them")
     if not all(factor >= 3 and factor % 2 for factor in low_factors):
         raise refuse("odd low-resolution factors from 3", _plain(low_factors), "correct them")
+    if not all(0 <= rate < 1 for rate in dropout):
+        raise refuse("dropout rates from 0 to below 1", _plain(dropout), "correct them")
     prior = paths - 1 - len(low_factors)
     if prior not in (0, 1):
         raise refuse(
@@ -175,7 +177,7 @@ def _widths(path: Sequence[tuple[int, ...]]) -> str:
     return ", ".join(str(shape[0]) for shape in path)
 
 
-def _plain(numbers: Sequence[int]) -> str:
+def _plain(numbers: Sequence[float]) -> str:
     return ", ".join(map(str, numbers)) or "none"
 
 
