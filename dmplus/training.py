@@ -264,6 +264,13 @@ def train(
     )
     sampler = Sampler([c.normalised() for c in training], config.network, config.sampling, seed=config.seed)
     held_out = [c.normalised() for c in validation]
+    if progress:
+        n = sampler.lesion_counts()
+        print(
+            f"segments of {config.sampling.segment}³: {(n > 0).mean():.0%} hold a lesion, {(n > 1).mean():.1%} two or more, "
+            "which VSS counts as one",
+            flush=True,
+        )
     forward = _compiled(
         network, sampler.batch(0, config.batch).to(machine.device), machine, config.steps - done, compile, progress
     )

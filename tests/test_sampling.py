@@ -107,6 +107,33 @@ def test_streams_repeat_on_request_only():
     assert not torch.equal(elsewhere.batch(5, 6).current, a.current)
 
 
+def test_no_stream_repeats():
+    """20,000 segments of 2,000 steps: every one has a stream of its own, as have other seeds."""
+    first = {
+        (seed, step, i): tuple(rng(seed, "segment", step, i).integers(0, 2**63, 2))
+        for seed, steps in ((7, 2000), (8, 100))
+        for step in range(steps)
+        for i in range(10)
+    }
+    assert len(set(first.values())) == len(first)
+
+
+def test_lesions_per_segment_are_counted_in_the_output_block():
+    case = coordinates_case()
+    label = np.zeros_like(case.label)
+    label[30, 30, 30] = label[30, 30, 39] = label[30, 30, 40] = 1  # one voxel, and a pair 9 to 10 voxels away
+    sampler = Sampler([dataclasses.replace(case, label=label)], preset("smoke"), PLAIN, seed=0)
+    counts = sampler.lesion_counts(600)
+    assert sampler.centre(rng(0, "lesion counts", 0))[0] == 0
+    for i in range(600):  # 19 voxels of output reach 9 to either side of the centre
+        centre = sampler.centre(rng(0, "lesion counts", i))[1]
+        inside = [np.abs(centre - v).max() <= 9 for v in ((30, 30, 30), (30, 30, 39), (30, 30, 40))]
+        assert counts[i] == int(inside[0]) + int(inside[1] or inside[2])
+    assert (counts == 2).any() and (counts == 1).any() and (counts == 0).any()
+    assert (sampler.lesion_counts(600, segment=30) > 1).sum() == 0  # 12 voxels never hold both: 6 before, 5 behind
+    assert (sampler.lesion_counts(600, segment=41) > 1).mean() > (counts > 1).mean()
+
+
 def test_augmentation_leaves_outside_and_absent_priors_at_zero():
     case = ball_case(0, prior=False).normalised()
     strong = SamplingConfig(shift_sd=1.0, scale_sd=0.1)

@@ -1,0 +1,347 @@
+"""Planted faults, each of which must make a test fail: ``python tests/mutations.py [NAME ...]`` (minutes, all cores).
+
+Every fault changes a copy of the package in a temporary folder and runs the tests that should notice there. Exit code 1
+if one goes unnoticed. ``tests/test_mutations.py`` checks in seconds that each fault still fits the source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Replace each text by its successor in ``dmplus/<module>.py``; ``tests``: what must then fail."""
+
+    name: str
+    module: str
+    changes: tuple[tuple[str, str], ...]
+    tests: str
+
+    def apply(self, package: Path) -> None:
+        path = package / f"{self.module}.py"
+        text = path.read_text(encoding="utf-8")
+        for old, new in self.changes:
+            assert text.count(old) == 1, f"{self.name}: {self.module}.py has {text.count(old)} times {old!r}"
+            text = text.replace(old, new)
+        path.write_text(text, encoding="utf-8")
+
+
+def fault(name: str, module: str, *changes: tuple[str, str], tests: str) -> Fault:
+    return Fault(name, module, changes, tests)
+
+
+NETWORK = "test_network.py::test_reproduces_the_authors_program"
+STEP = "test_training.py::test_three_steps_of_the_authors_program"
+VOLUME = "test_inference.py::test_released_tiling_reproduces_the_authors_map"
+LOSSES = "test_losses.py"
+
+FAULTS = (
+    # ------------------------------------------------------------------------------------- the network
+    fault("BN epsilon 1e-5", "network", ("FLOAT32_TINY = 1.1754944e-38", "FLOAT32_TINY = 1e-5"), tests=NETWORK),
+    fault("one residual missing", "network", ("        4,\n        6,\n        8,\n", "4, 6"), tests=NETWORK),
+    fault(
+        "1³ residual missing",
+        "network",
+        ("residual_fully_connected: tuple[int, ...] = (2,)", "residual_fully_connected: tuple[int, ...] = ()"),
+        tests=NETWORK,
+    ),
+    fault(
+        "low-resolution paths swapped",
+        "network",
+        (
+            "zip(self.config.low_factors, self.low, low, strict=True)",
+            "zip(self.config.low_factors, self.low[::-1], low)",
+        ),
+        tests=NETWORK,
+    ),
+    fault(
+        "upsampling crop shifted by one",
+        "network",
+        ("x[:, :, : out[0], : out[1], : out[2]]", "x[:, :, 1 : out[0] + 1, 1 : out[1] + 1, 1 : out[2] + 1]"),
+        tests=NETWORK,
+    ),
+    fault(
+        "residual crop shifted by one",
+        "network",
+        ("start = [(n - m) // 2 for", "start = [(n - m) // 2 + 1 for"),
+        tests=NETWORK,
+    ),
+    fault(
+        "inverted dropout",
+        "network",
+        ('    dropout_scaling: str = "released"', '    dropout_scaling: str = "inverted"'),
+        tests=NETWORK,
+    ),
+    fault(
+        "centre-aligned low-resolution grid",
+        "network",
+        ('"released"  #: low-resolution', '"aligned"  #:'),
+        tests=VOLUME,
+    ),
+    fault(
+        "standard deviation averaged over the rows instead of the variance",
+        "network",
+        ("self.variances.mean(0)", "self.variances.sqrt().mean(0) ** 2"),
+        tests=NETWORK,
+    ),
+    fault("unbiased batch variance", "network", ("correction=0", "correction=1"), tests=STEP),
+    fault("batch statistics always in one row", "network", ("(self.row + 1)", "(self.row + 0)"), tests=STEP),
+    fault(
+        "classifier bias dropped", "network", ("logits + self.bias.view", "logits + 0 * self.bias.view"), tests=NETWORK
+    ),
+    fault(
+        "a channel without variance divides by it",
+        "network",
+        ("return variance > 1e-12 * mean**2 + 1e-16", "return variance > -1"),
+        tests="test_network.py::test_finite_on_degenerate_input",
+    ),
+    # ------------------------------------------------------------------------------------- the tiler
+    fault(
+        "corner fill 0",
+        "inference",
+        ("np.full((edge,) * 3, fill, np.float32)", "np.zeros((edge,) * 3, np.float32)"),
+        tests=VOLUME,
+    ),
+    fault(
+        "tiles skipped on the output window",
+        "inference",
+        (
+            "slice(s, s + RELEASED_TILE) for s in c)].any()",
+            "slice(s + margin, s + margin + out_edge) for s in c)].any()",
+        ),
+        tests=VOLUME,
+    ),
+    fault(
+        "no slip of the coarse grid",
+        "inference",
+        ("begin = max(0, s)", "begin = s % factor if s < 0 else s"),
+        tests=VOLUME,
+    ),
+    fault(
+        "padding repeats the edge voxel",
+        "inference",
+        ('np.pad(image, margin, "reflect")', 'np.pad(image, margin, "symmetric")'),
+        tests=VOLUME,
+    ),
+    fault("last tile not moved back", "inference", ("out_edge), d - RELEASED_TILE]", "out_edge)]"), tests=VOLUME),
+    fault("mask not applied", "inference", ("    out[~mask] = 0\n", ""), tests="test_inference.py"),
+    fault(
+        "aligned tile one voxel off",
+        "inference",
+        ("corner = [s - config.margin for s in start]", "corner = [s - config.margin + 1 for s in start]"),
+        tests="test_inference.py",
+    ),
+    # ------------------------------------------------------------------------------------- losses
+    fault(
+        "alpha swapped",
+        "losses",
+        ("1 - (alpha * sensitivity + (1 - alpha)", "1 - ((1 - alpha) * sensitivity + alpha"),
+        tests=LOSSES,
+    ),
+    fault(
+        "VSS with max(dim)",
+        "losses",
+        ("found = (p * y).amax(space)", "found = (p * y).flatten(1).max(1).values"),
+        tests=LOSSES,
+    ),
+    fault(
+        "denominators without +1",
+        "losses",
+        ("found.sum() / (positive.sum() + 1)", "found.sum() / (positive.sum() + EPSILON)"),
+        tests=LOSSES,
+    ),
+    fault(
+        "false alarms counted in positive segments too",
+        "losses",
+        ("alarm = negative * p.amax", "alarm = p.amax"),
+        tests=LOSSES,
+    ),
+    fault(
+        "SSE divides the misses by the background",
+        "losses",
+        ("error * y).sum() / (y.sum() + small)", "error * y).sum() / ((1 - y).sum() + small)"),
+        tests=LOSSES,
+    ),
+    fault(
+        "log without its 1e-6", "losses", ("torch.log(prob + 1e-6) * onehot", "torch.log(prob) * onehot"), tests=LOSSES
+    ),
+    # ------------------------------------------------------------------------------------- the step
+    fault(
+        "epsilon outside the square root",
+        "training",
+        (
+            'torch._foreach_add(a, group["eps"])\n            torch._foreach_sqrt_(root)',
+            'torch._foreach_sqrt(a)\n            torch._foreach_add_(root, group["eps"])',
+        ),
+        tests=STEP,
+    ),
+    fault(
+        "momentum before the learning rate",
+        "training",
+        ('            torch._foreach_mul_(scaled, group["lr"])\n', ""),
+        (
+            'torch._foreach_add_(params, v, alpha=group["momentum"])',
+            'torch._foreach_add_(params, v, alpha=group["momentum"] * group["lr"])',
+        ),
+        ("torch._foreach_sub_(params, scaled)", 'torch._foreach_sub_(params, scaled, alpha=group["lr"])'),
+        tests=STEP,
+    ),
+    fault(
+        "no Nesterov",
+        "training",
+        ('            torch._foreach_add_(params, v, alpha=group["momentum"])\n', ""),
+        ("torch._foreach_sub_(params, scaled)", "torch._foreach_add_(params, v)"),
+        tests=STEP,
+    ),
+    fault("L2 with a half", "training", ("config.l2 * parts", "0.5 * config.l2 * parts"), tests=STEP),
+    fault("L1 and L2 on every parameter", "training", ('if name.endswith("conv.weight")', "if True"), tests=STEP),
+    fault(
+        "loss weights swapped for 1 and 1", "training", ("config.weight_detection * parts", "1.0 * parts"), tests=STEP
+    ),
+    fault(
+        "rate halved an epoch early",
+        "training",
+        ("self.steps_per_epoch > e", "self.steps_per_epoch >= e"),
+        tests="test_training.py::test_schedules",
+    ),
+    fault(
+        "dropout seed forgotten",
+        "training",
+        ("SeedSequence([config.seed, step])", "SeedSequence()"),
+        tests="test_training.py",
+    ),
+    # ------------------------------------------------------------------------------------- segments
+    fault(
+        "label one voxel off",
+        "sampling",
+        ("inner = [s + network.margin for s", "inner = [s + network.margin + 1 for s"),
+        tests="test_sampling.py",
+    ),
+    fault(
+        "segment one voxel off its centre",
+        "sampling",
+        ("int(c) - config.segment // 2 for c", "int(c) - config.segment // 2 + 1 for c"),
+        tests="test_sampling.py",
+    ),
+    fault(
+        "prior not flipped with the scan",
+        "sampling",
+        ("take(view(case.prior)", "take((case.prior)"),
+        tests="test_sampling.py",
+    ),
+    fault(
+        "background segments centred on lesions",
+        "sampling",
+        (" and not label[tuple(voxel)]", ""),
+        tests="test_sampling.py",
+    ),
+    fault(
+        "every step draws the same segments",
+        "sampling",
+        ('rng(self.seed, "segment", step, i)', 'rng(self.seed, "segment", i)'),
+        tests="test_sampling.py",
+    ),
+    fault(
+        "absent prior shifted like the scan",
+        "sampling",
+        ("np.where(x != 0, (x +", "np.where(x < 1e9, (x +"),
+        tests="test_sampling.py",
+    ),
+    # ------------------------------------------------------------------------------------- metrics and triage
+    fault(
+        "6-connected lesions by default",
+        "matching",
+        (
+            'rule: str = "any_overlap",\n    connectivity: int = 26,',
+            'rule: str = "any_overlap",\n    connectivity: int = 6,',
+        ),
+        tests="test_metrics.py",
+    ),
+    fault(
+        "true positives counted as found lesions",
+        "matching",
+        ("_ratio(self.tp_pred, self.tp_pred + self.fp)", "_ratio(self.tp_ref, self.tp_ref + self.fp)"),
+        tests="test_metrics.py",
+    ),
+    fault(
+        "mDSC over all lesions",
+        "matching",
+        ("_ratio(self.dice_sum, self.tp_ref)", "_ratio(self.dice_sum, self.n_ref)"),
+        tests="test_metrics.py",
+    ),
+    fault(
+        "a half is outside in the sensitive map",
+        "triage",
+        ("in_sens = prob_sens >= threshold", "in_sens = prob_sens > threshold"),
+        tests="test_triage.py",
+    ),
+    fault(
+        "models swapped in the triage",
+        "triage",
+        ("triage(maps[0], None if spec is None else maps[-1]", "triage(maps[-1], None if spec is None else maps[0]"),
+        tests="test_triage.py",
+    ),
+    fault(
+        "a half is outside in the specific map",
+        "triage",
+        ("else prob_spec >= threshold", "else prob_spec > threshold"),
+        tests="test_triage.py",
+    ),
+)
+
+
+def copy(folder: Path) -> Path:
+    """A copy of package and tests that can be broken; returns its root."""
+    skip = shutil.ignore_patterns("__pycache__")
+    for name in ("dmplus", "tests", "notebooks", "data_cards"):
+        shutil.copytree(ROOT / name, folder / name, ignore=skip)
+    for name in ("pyproject.toml", "README.md", "Makefile"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def noticed(wrong: Fault) -> bool:
+    """Whether the tests fail with the fault planted (exit code 1: tests ran, and some failed)."""
+    with tempfile.TemporaryDirectory() as name:
+        root = copy(Path(name))
+        wrong.apply(root / "dmplus")
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{wrong.tests}"],
+            cwd=root,
+            env=os.environ | {"PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+        )
+    if run.returncode not in (0, 1):
+        raise RuntimeError(f"{wrong.name}: the tests could not run\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+    return run.returncode == 1
+
+
+def main(names: list[str]) -> int:
+    chosen = [f for f in FAULTS if not names or f.name in names]
+    start, missed = time.monotonic(), []
+    for i, one in enumerate(chosen, 1):
+        if not noticed(one):
+            missed.append(one.name)
+        print(
+            f"{i:2}/{len(chosen)} {'MISSED ' if one.name in missed[-1:] else 'noticed'} {one.name} ({one.tests})",
+            flush=True,
+        )
+    print(
+        f"{len(chosen) - len(missed)} of {len(chosen)} faults noticed in {(time.monotonic() - start) / 60:.1f} minutes"
+    )
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
