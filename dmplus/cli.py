@@ -125,7 +125,7 @@ A scan of 240 x 240 x 155 voxels takes one to three minutes on two cores.""",
 look-alikes and metastases over several visits. The same seed gives the same bytes; a run that was stopped goes on
 where it stopped.""",
             """example:
-  dmplus synth -o cohort/ --cohort quick --patients 20 --seed 1
+  dmplus synth -o cohort/ --cohort quick patients=20 seed=1
 
 what comes out:
   cases.csv        name,patient,visit,days,split,image,prior,label,mask;

@@ -1,8 +1,10 @@
 """The README's promises that a machine can check: links lead somewhere, code runs, commands exist."""
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
 import torch
 
 from dmplus import cli
@@ -38,3 +40,20 @@ def test_files_of_predict_are_the_ones_it_writes():
 
     named = set(re.findall(r"`([a-z_]+\.(?:png|csv|json|nii\.gz))`", TEXT))
     assert named <= set(FILES) | {"lesions.csv"} and len(named) >= 7
+
+
+def examples() -> list[str]:
+    """Every `dmplus ...` line of README and help, without what the shell does with its output."""
+    subs = next(a for a in cli.parser()._actions if a.dest == "command").choices.values()
+    pages = [TEXT, cli.parser().format_help(), *(s.format_help() for s in subs)]
+    lines = [m for page in pages for m in re.findall(r"^ *(?:\.venv/bin/)?dmplus ((?!\[)[a-z]+ .*)$", page, re.M)]
+    return sorted({re.split(r"  |#|&&|\|", line)[0].strip() for line in lines})
+
+
+def test_there_are_examples_of_every_command():
+    assert {"predict", "synth", "train", "evaluate", "run", "convert", "info"} <= {e.split()[0] for e in examples()}
+
+
+@pytest.mark.parametrize("line", examples())
+def test_examples_are_understood(line):
+    cli._parse(shlex.split(line))
