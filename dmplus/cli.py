@@ -277,6 +277,13 @@ def _predict_options(sub: Parser) -> None:
     sub.add_argument("--prior", metavar="FILE", help="an earlier scan, registered and resampled to SCAN's grid")
     sub.add_argument("--mask", metavar="FILE", help="brain mask (0/1) on SCAN's grid; default: SCAN's non-zero region")
     _model_options(sub)
+    sub.add_argument(
+        "--tiling",
+        default="auto",
+        choices=("auto", "aligned", "released"),
+        help="how the volume is cut: `released` as the authors' program does; `aligned` gives the same map for every "
+        "tile size; default: released for weights of the authors' program, else aligned",
+    )
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier result in FOLDER")
     _machine_options(sub)
 
@@ -387,6 +394,7 @@ def _predict(args: argparse.Namespace) -> int:
         mask=args.mask,
         sens=args.sens,
         spec=args.spec,
+        tiling=args.tiling,
         overwrite=args.overwrite,
         device=args.device,
         precision=args.precision,

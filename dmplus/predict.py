@@ -135,6 +135,7 @@ def predict(
     mask: str | Path | None = None,
     sens: str | None = None,
     spec: str | None = None,
+    tiling: str = "auto",
     overwrite: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -144,8 +145,9 @@ def predict(
     """Find and triage the lesions of one scan; returns them on the scan's grid, and what ``run.json`` holds.
 
     scan, prior, mask: NIfTI files on one grid. sens, spec: weights files, names of shipped ones or TensorFlow
-    checkpoints of the authors' program; with one of the two alone lesions are "untiered". Raises
-    ``InputError`` (one line) for every input that cannot be used and then leaves nothing behind.
+    checkpoints of the authors' program; with one of the two alone lesions are "untiered". tiling: "aligned", "released"
+    (:func:`dmplus.inference.predict_volume`), or "auto": as released where all weights come from the authors' program.
+    Raises ``InputError`` (one line) for every input that cannot be used and then leaves nothing behind.
     """
     started = time.perf_counter()
     seconds: dict[str, float] = {}
@@ -159,8 +161,16 @@ def predict(
         machine = runtime.machine(device, precision)
         networks, weights = load_weights(sens, spec, device=machine.device)
         models = list(networks.values())
+        if tiling == "auto":
+            theirs = all(w["info"].get("source") == "TensorFlow checkpoint" for w in weights.values())
+            tiling = "released" if theirs else "aligned"
         found = triage_case(
-            case, models[0], models[1] if len(models) == 2 else None, machine=machine, progress=progress
+            case,
+            models[0],
+            models[1] if len(models) == 2 else None,
+            tiling=tiling,
+            machine=machine,
+            progress=progress,
         )
         lap("models")
         native = found.on_grid(grid)
@@ -193,6 +203,7 @@ def predict(
             "counts": native.counts,
             "gone": native.gone.round(2).to_dict("records"),
             "settings": {
+                "tiling": tiling,
                 "threshold": THRESHOLD,
                 "connectivity": 26,
                 "growing_from_ratio": GROWING,

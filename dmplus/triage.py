@@ -187,20 +187,24 @@ def triage_case(
     sens: DeepMedic,
     spec: DeepMedic | None,
     *,
+    tiling: str = "aligned",
     machine: Machine | None = None,
     progress: bool = False,
 ) -> Triage:
     """Run both networks on a case (raw intensities, 1 mm canonical grid) and triage what they find.
 
     ``spec=None``: one model, no tiers. With a prior, the earlier scan is segmented by the same models (without a prior
-    of its own) and lesions are compared with it. Outside the mask there is no lesion.
+    of its own) and lesions are compared with it. Outside the mask there is no lesion. ``tiling``: see
+    :func:`dmplus.inference.predict_volume`.
     """
     from dmplus.inference import predict_volume
 
     normal = case.normalised()
 
     def probability(network: DeepMedic, image: np.ndarray, prior: np.ndarray | None) -> np.ndarray:
-        return predict_volume(network, image, prior=prior, mask=case.mask, machine=machine, progress=progress)
+        return predict_volume(
+            network, image, prior=prior, mask=case.mask, tiling=tiling, machine=machine, progress=progress
+        )
 
     networks = [sens] if spec is None or spec is sens else [sens, spec]
     maps = [probability(network, normal.image, normal.prior) for network in networks]

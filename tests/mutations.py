@@ -292,6 +292,12 @@ FAULTS = (
         tests="test_triage.py",
     ),
     fault(
+        "authors' weights on the other tiling",
+        "predict",
+        ('tiling = "released" if theirs else "aligned"', 'tiling = "aligned"'),
+        tests="test_tf_checkpoint.py::test_convert_then_predict_is_predict",
+    ),
+    fault(
         "a half is outside in the specific map",
         "triage",
         ("else prob_spec >= threshold", "else prob_spec > threshold"),

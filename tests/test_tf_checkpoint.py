@@ -171,9 +171,12 @@ def test_crc32c_of_every_length(monkeypatch):
 def test_crc32c_is_fast():
     data = bytes(16_000_000)
     crc32c(data[:100])
-    start = time.perf_counter()
-    crc32c(data)
-    assert time.perf_counter() - start < 1  # about 400 MB/s on an idle core; the paper's network with optimizer: 60 MB
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()  # other programs' work does not count
+        crc32c(data)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.32  # 50 MB/s; an idle core does about 400
 
 
 # ------------------------------------------------------------------------------------------------ the authors' program
@@ -373,7 +376,7 @@ def test_networks_that_dmplus_has_no_words_for(tmp_path):
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory) -> Path:
     """A small stripped brain of noise."""
-    shape = (26, 24, 22)
+    shape = (33, 30, 28)
     grid = np.stack(np.meshgrid(*[np.linspace(-1.1, 1.1, n) for n in shape], indexing="ij"))
     image = np.where((grid**2).sum(0) < 1, 100 + 20 * rng(0, "scan").standard_normal(shape), 0).astype(np.float32)
     path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
@@ -415,13 +418,21 @@ def test_convert_then_predict_is_predict(tmp_path, scan, capsys):
         assert set(pd.read_csv(folder / "lesions.csv")["tier"]) == {"untiered"}
         report = json.loads((folder / "run.json").read_text())
         assert report["tiers"] is False and list(report["weights"]) == ["sens"]
+        assert report["settings"]["tiling"] == "released"
         assert report["weights"]["sens"]["info"]["files"] == names
         assert report["weights"]["sens"]["file"] == (out.name if source is out else names[0])
         assert str(REAL.parent) not in (folder / "run.json").read_text()
     assert np.array_equal(maps[0], maps[1]) and np.array_equal(maps[0], maps[2])
     case, _ = read_case(scan)
-    direct = predict_volume(theirs, case.normalised().image, mask=case.mask, machine=machine("cpu", "float32"))
-    assert np.abs(direct - maps[0]).max() < 1e-6
+    for tiling in ("released", "aligned"):  # released is the default for the authors' weights
+        direct = predict_volume(
+            theirs, case.normalised().image, mask=case.mask, tiling=tiling, machine=machine("cpu", "float32")
+        )
+        assert (np.abs(direct - maps[0]).max() < 1e-6) == (tiling == "released")
+        folder, source = tmp_path / tiling, str(REAL)
+        assert cli.main(["predict", str(scan), "-o", str(folder), "--sens", source, "--tiling", tiling, *CPU]) == 0
+        map_ = nibabel.load(folder / "sens_probability.nii.gz").get_fdata(dtype=np.float32)
+        assert np.abs(direct - map_).max() < 1e-6
 
 
 def test_a_checkpoint_as_one_of_two_models_gives_tiers(tmp_path, scan, capsys):
