@@ -528,10 +528,9 @@ def segments(
             f"segments: expected rows and target of one shape (B, X, Y, Z) and B names; got {got} and {len(names)} "
             "names; give all of one batch"
         )
-    wide = 6.3 / max(len(names), 4)
-    figure, axes = new_figure(
-        wide * len(names) + 0.9, (wide + 0.22) * len(rows) + 0.75, rows=len(rows), columns=len(names)
-    )
+    wide = 5.8 / max(len(names), 4)
+    tall = wide * len(rows) + 0.42 * len(signed) + 0.1 * len(rows) + 0.5 + 0.16 * max(n.count("\n") + 1 for n in names)
+    figure, axes = new_figure(wide * len(names) + 0.9, tall, rows=len(rows), columns=len(names))
     with style():
         for line, (row, values) in zip(axes, rows.items(), strict=True):
             values = np.asarray(values)
@@ -556,24 +555,21 @@ def _draw_segment(
     middle = values.shape[2] // 2
     scale = {"cmap": "PuOr", "vmin": -most, "vmax": most} if signed else {"cmap": "viridis", "vmin": 0, "vmax": 1}
     image = axes.imshow(values[:, :, middle].T, origin="lower", interpolation="nearest", **scale)
-    inside = np.asarray(target)[:, :, middle].T > 0
-    if inside.any():
-        axes.contour(
-            np.pad(inside, 1)[1:-1, 1:-1].astype(float), [0.5], colors=[REFERENCE_LINE[0]], linestyles=["dashdot"]
-        )
+    _outline(axes, np.asarray(target)[:, :, middle].T > 0, REFERENCE_LINE, width=1.8)
     if rings is not None:
         x, y = np.nonzero(rings[:, :, middle])
         for colour, width in (("white", 3.2), ("black", 1.4)):  # seen on dark and on light
             axes.plot(x, y, "o", mfc="none", mec=colour, mew=width, ms=9, ls="none")
-    axes.set(xticks=[], yticks=[])
+    columns, rows = values.shape[:2]
+    axes.set(xticks=[], yticks=[], xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
     axes.grid(False)
     for side in axes.spines.values():
         side.set(visible=True, color="#999999")
     if signed:
         flat = np.ravel(values)
         largest = flat[np.abs(flat).argmax()]
-        words = f"{largest:+.3g}".replace("-", "−") if largest else "0"
-        axes.set_xlabel(f"{count_words(np.count_nonzero(flat), 'voxel', 'voxels')}: {words}", fontsize=9)
+        words = f"{largest:+.4g}".replace("-", "−") if largest else "0"
+        axes.set_xlabel(f"{count_words(np.count_nonzero(flat), 'voxel', 'voxels')}\n{words}", fontsize=9)
     return image
 
 

@@ -22,7 +22,7 @@ FOLDER = ROOT / "notebooks"
 NAMES = sorted(p.stem for p in FOLDER.glob("[0-9][0-9]_*.py"))
 
 #: For each notebook, values unlike the defaults for a run at the smoke profile.
-OTHER_VALUES = {"00_start_here": ["patient=1", "seed=7"]}
+OTHER_VALUES = {"00_start_here": ["patient=1", "seed=7"], "01_vss_derivation": ["alpha=0.5", "seed=7"]}
 
 
 def _load() -> ModuleType:
