@@ -5,10 +5,12 @@
 #
 # Needs GNU make and Python 3.11 or newer, nothing else.  Choose another interpreter:   make course PYTHON=python3.12
 # Linux without an NVIDIA card: torch's small CPU build saves a few GB of download:     make course TORCH=cpu
+# A fresh checkout with the newest versions instead of the pinned ones:                 make test CONSTRAINTS=
 
 PYTHON ?= python3
 TORCH ?= default
 PROFILE ?= quick
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu,)
@@ -41,13 +43,15 @@ install: $(READY)
 
 # Installed once; again when the dependencies or the pins change.
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "dmplus needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing)."; \
+	@found=; if ! command -v $(PYTHON) >/dev/null; then found=missing; \
+	elif ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then found=$$($(PYTHON) --version 2>&1); fi; \
+	test -z "$$found" || { \
+	  echo "dmplus needs Python 3.11 or newer; '$(PYTHON)' is $$found."; \
 	  echo "Install one (https://www.python.org/downloads, or your package manager) and name it: make PYTHON=python3.12 ..."; \
 	  exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Could not make $(VENV). On Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_INDEX) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_INDEX) $(addprefix -c ,$(CONSTRAINTS)) -e '.[dev]'
 	@touch $@
 
 clean:

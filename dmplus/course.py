@@ -24,6 +24,7 @@ from dmplus.notebooks import (
     Notebook,
     Parameter,
     cast,
+    check_ranges,
     course_root,
     describe,
     find_notebook,
@@ -145,12 +146,12 @@ def start(notebook: str, *, profile: str, seed: int, out_dir: str = "", **parame
     """Check a notebook's parameters, make its output folder and print what it runs on.
 
     notebook: its name, such as "00_start_here". out_dir: where it writes; "" is ``runs/<notebook>/<profile>`` of the
-    checkout. Other parameters are passed by name and recorded. Raises ``InputError`` for an unknown profile or a
-    negative seed.
+    checkout. Other parameters are passed by name and recorded. Raises ``InputError`` for an unknown profile and a value
+    outside the range of its name (:data:`dmplus.notebooks.RANGES`), before anything is made.
     """
     chosen = _profile(profile)
-    if seed < 0:
-        raise InputError(f"seed: expected 0 or more; got {seed}; choose another")
+    recorded = {"profile": profile, "seed": seed, **parameters}
+    check_ranges(recorded)
     default = os.environ.get(RUN_FOLDER) or course_root() / "runs" / notebook / profile
     folder = Path(out_dir) if out_dir else Path(default)
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +162,6 @@ def start(notebook: str, *, profile: str, seed: int, out_dir: str = "", **parame
         f"{versions['torch']}, numpy {versions['numpy']}, Python {platform.python_version()} · commit "
         f"{versions['commit'] or 'unknown'} · seed {seed}"
     )
-    recorded = {"profile": profile, "seed": seed, **parameters}
     return Session(
         notebook=notebook, profile=chosen, seed=seed, parameters=recorded, folder=folder, machine=machine,
         started=time.monotonic(),

@@ -10,8 +10,9 @@ import ast
 import dataclasses
 import difflib
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def course_root() -> Path:
     """The folder that holds ``notebooks``: above the current folder, or beside the package; else the current folder."""
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
-        if list((folder / "notebooks").glob("[0-9][0-9]_*.*")):
+        if notebook_names(folder / "notebooks"):
             return folder
     return here
 
@@ -34,7 +35,7 @@ def course_root() -> Path:
 def notebooks_folder() -> Path:
     """The ``notebooks`` folder of the checkout (:func:`course_root`). ``InputError`` if there is none."""
     folder = course_root() / "notebooks"
-    if not list(folder.glob("[0-9][0-9]_*.*")):
+    if not notebook_names(folder):
         raise InputError(
             "notebooks: expected a checkout with a folder notebooks, here or above; found none; go to your clone of "
             "the repository or give the path of a notebook"
@@ -43,15 +44,15 @@ def notebooks_folder() -> Path:
 
 
 def notebook_names(folder: Path | None = None) -> list[str]:
-    """Names of the notebooks in number order, such as ["00_start_here", ...]."""
-    folder = folder or notebooks_folder()
-    return sorted({p.stem for p in folder.glob("[0-9][0-9]_*.*") if p.suffix in (".py", ".ipynb")})
+    """Names of the notebooks in number order, such as ["00_start_here", ...]: those that have a source, ``.py``."""
+    return sorted(p.stem for p in (folder or notebooks_folder()).glob("[0-9][0-9]_*.py"))
 
 
 def find_notebook(name: str | Path) -> Path:
     """The file of a notebook given as a path, a name ("00_start_here") or the beginning of one ("00").
 
-    By name, the ``.py`` source wins over the executed ``.ipynb``. Raises ``InputError`` when there is none, or several.
+    By name it is the source, ``.py``; an ``.ipynb`` without one is found by its path alone. Raises ``InputError`` when
+    there is none, or several.
     """
     text = str(name)
     path = Path(text)
@@ -67,8 +68,7 @@ def find_notebook(name: str | Path) -> Path:
         near = difflib.get_close_matches(stem, names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise InputError(f"notebook: expected one of {', '.join(names)}; got {text!r}; {hint}see `dmplus run --list`")
-    source = folder / f"{matching[0]}.py"
-    return source if source.exists() else folder / f"{matching[0]}.ipynb"
+    return folder / f"{matching[0]}.py"
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -246,6 +246,21 @@ def _items(text: str, refusal: InputError) -> list[Any]:
     return [item.strip() for item in text.split(",")] if text else []
 
 
+#: What a parameter of that name may be, in every notebook; refused by the door, and again where a notebook starts.
+RANGES: dict[str, tuple[float, float]] = {"seed": (0, 2**32 - 1), "alpha": (0, 1), "patient": (0, math.inf)}
+
+
+def check_ranges(values: Mapping[str, Any]) -> None:
+    """``InputError`` for the first number (or item of a list) outside the range of its name in ``RANGES``."""
+    for name in [n for n in RANGES if n in values]:
+        low, high = RANGES[name]
+        given = values[name] if isinstance(values[name], list) else [values[name]]
+        bad = [v for v in given if not low <= v <= high]
+        if bad:
+            words = f"from {low} to {high}" if high < math.inf else f"{low} or more"
+            raise InputError(f"parameter {name}: expected {words}; got {bad[0]!r}; choose one inside")
+
+
 def settle(
     parameters: Sequence[Parameter],
     assignments: Sequence[str],
@@ -255,7 +270,8 @@ def settle(
 ) -> dict[str, Any]:
     """The overrides, cast: ``file`` (YAML mapping) first, then ``name=value`` texts, which win.
 
-    Raises ``InputError`` for an unknown name (all valid ones are listed), a repeated one, or a value that does not fit.
+    Raises ``InputError`` for an unknown name (all valid ones are listed), a repeated one, or a value that does not fit
+    or lies outside its range (:func:`check_ranges`).
     """
     known = {p.name: p for p in parameters}
     given: dict[str, Any] = {}
@@ -276,7 +292,9 @@ def settle(
         hint = f" (did you mean {near[0]}?)" if near else ""
         valid = "; ".join(f"{p.name}: {p.type} = {p.default!r}, {p.help}" for p in parameters)
         raise InputError(f"{name}: unknown parameter {', '.join(unknown)}{hint}; the valid ones are: {valid}")
-    return {key: cast(known[key], value) for key, value in given.items()}
+    settled = {key: cast(known[key], value) for key, value in given.items()}
+    check_ranges(settled)
+    return settled
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -231,6 +232,8 @@ def test_the_door_runs_a_notebook_with_other_values(
         ("verbose=yes", "parameter verbose: expected true or false"),
         ("profile=huge", "profile: expected smoke, quick, gpu; got 'huge'"),
         ("alpha", "expected name=value; got 'alpha'"),
+        ("alpha=7", "parameter alpha: expected from 0 to 1; got 7.0"),
+        ("seed=-1", "parameter seed: expected from 0 to 4294967295; got -1"),
     ],
 )
 def test_the_door_refuses_before_a_kernel_starts(
@@ -275,11 +278,16 @@ def test_a_kernel_that_dies_leaves_its_last_words(toy: Path, tmp_path: Path) -> 
 
 
 def test_the_list_says_question_and_minutes(
-    toy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(toy.parent.parent)
     assert main(["run", "--list"]) == 0
     last = capfd.readouterr().out.splitlines()[-1]
+    shutil.copytree(toy.parent, tmp_path / "notebooks")
+    nbformat.write(source(), tmp_path / "notebooks" / "07_orphan.ipynb")
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--list"]) == 0
+    assert "07_orphan" not in capfd.readouterr().out  # no source: nobody knows what it is
     assert last.split("  ")[0] == "00_toy" and "1 minute" in last and "2 minutes" in last and "Does it run?" in last
 
 
@@ -332,10 +340,21 @@ def test_nothing_is_interactive_for_a_program(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_session_refuses_what_it_cannot_use(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="seed"):
-        course.start("00_toy", profile="smoke", seed=-1, out_dir=str(tmp_path))
-    with pytest.raises(InputError, match="profile"):
-        course.start("00_toy", profile="huge", seed=1, out_dir=str(tmp_path))
+    good = {"profile": "smoke", "seed": 1, "out_dir": str(tmp_path / "out")}
+    for name, value in (
+        ("profile", "huge"),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("alpha", 7.0),
+        ("alpha", -0.1),
+        ("alpha", [0.5, 7.0]),
+        ("patient", -1),
+    ):
+        with pytest.raises(InputError, match=f"{name}: expected") as refusal:
+            course.start("00_toy", **{**good, name: value})
+        assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()  # nothing ran before
+    assert course.start("00_toy", **good, alpha=[0, 1.0], patient=99).parameters["patient"] == 99
 
 
 def test_a_session_prints_where_it_ran_and_writes_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -474,7 +493,7 @@ def test_environment_yml_leaves_everything_to_pyproject() -> None:
     python, pip, rest = content["dependencies"]
     assert pip == "pip" and rest == {"pip": ["-c constraints.txt", "-e .[dev]"]}
     lowest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    assert python.startswith(f"python{lowest},<")
+    assert python == f"python{lowest}"  # no bound of its own: make and conda take the same interpreters
 
 
 def test_ci_calls_make_test_and_the_workflow_calls_ci() -> None:
@@ -488,8 +507,67 @@ def test_ci_calls_make_test_and_the_workflow_calls_ci() -> None:
     assert ".ci/run" in [step.get("run") for step in job["steps"]]
 
 
+def test_the_workflow_takes_the_pins_and_weekly_the_newest_and_always_the_oldest() -> None:
+    import tomllib
+
+    import yaml
+
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["test"]
+    text = job["env"]["CONSTRAINTS"].strip("${} ").replace("&&", "and").replace("||", "or")
+
+    def constraints(event: str, pins: str) -> str:
+        return eval(text.replace("github.event_name", repr(event)).replace("matrix.pins", repr(pins)))
+
+    matrix = job["strategy"]["matrix"]
+    (oldest,) = matrix["include"]
+    assert matrix["pins"] == ["constraints.txt"]
+    assert (
+        constraints("push", "constraints.txt") == "constraints.txt" and constraints("schedule", "constraints.txt") == ""
+    )
+    assert constraints("push", oldest["pins"]) == constraints("schedule", oldest["pins"]) == oldest["pins"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert oldest["python"] == project["requires-python"].removeprefix(">=")
+    (made,) = [step["run"] for step in job["steps"] if oldest["pins"] in step.get("run", "")]
+    assert f"torch=={_requirements()['torch'].removeprefix('>=')}.*" in made
+
+
+def test_the_workflow_keeps_what_the_tests_write() -> None:
+    import yaml
+
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["test"]
+    folder = job["env"]["PYTEST_ADDOPTS"].removeprefix("--basetemp=")
+    assert f"{folder}/" in (ROOT / ".gitignore").read_text().split()  # else `make check` lints what the tests wrote
+    kept = job["steps"][-1]["with"]["path"].split()
+    assert kept and all(path.startswith(f"{folder}/") for path in kept)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(None, ["-c", "constraints.txt"]), ("oldest.txt", ["-c", "oldest.txt"]), ("", [])]
+)
+def test_make_takes_other_constraints_or_none(given: str | None, said: list[str]) -> None:
+    import subprocess
+
+    environment = {k: v for k, v in os.environ.items() if k not in ("CONSTRAINTS", "TORCH")}
+    environment |= {} if given is None else {"CONSTRAINTS": given}
+    done = subprocess.run(
+        ["make", "-n", "-B", "install"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    (command,) = [line for line in done.stdout.splitlines() if "pip install" in line]
+    assert command.partition("--disable-pip-version-check")[2].split() == [*said, "-e", "'.[dev]'"]
+
+
+def test_make_names_a_missing_interpreter_in_a_clean_line(tmp_path: Path) -> None:
+    import subprocess
+
+    for file in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / file, tmp_path)
+    done = subprocess.run(["make", "test", "PYTHON=nopython"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert done.stdout.splitlines()[0] == "dmplus needs Python 3.11 or newer; 'nopython' is missing."
+    assert "not found" not in done.stdout + done.stderr
+
+
 def test_make_says_what_to_do_about_an_old_python(tmp_path: Path) -> None:
-    import shutil
     import subprocess
 
     make = shutil.which("make")
