@@ -45,7 +45,7 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # smoke for tests, quick for a laptop, gpu for whole brains
 seed: int = 2022  # seed of the synthetic cohort, 2022 is the one whose training part the networks saw
-patient: int = 5  # which patient of the test part, counted from 0
+patient: int = 5  # which patient of the test part, counted from 0, and round again after the last
 out_dir: str = ""  # where results go, empty for runs/00_start_here and the profile
 
 # %% [markdown]

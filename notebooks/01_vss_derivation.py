@@ -20,8 +20,8 @@
 #
 # - **Needs**: notebook 00 for the words; how a gradient trains a network.
 # - **Reading**: 45 minutes, exercises included.
-# - **Quick**: 1 minute on 2 CPU cores with 2 GB of memory.
-# - **GPU**: 1 minute; nothing here needs one.
+# - **Quick**: 2 minutes on 2 CPU cores with 2 GB of memory.
+# - **GPU**: 10 minutes; nothing here needs one, but whole brains take the processor that long to make.
 # - **Data**: toy segments made in the notebook; synthetic patients from the ICBM152 2009a template (its notice
 #   lies in `dmplus/assets`); the printed numbers of Huang et al. 2022; text CC BY 4.0, code BSD-3.
 # - **Not claimed**: no network is trained here beyond one neuron, so nothing is said about which loss is better on
@@ -344,10 +344,13 @@ figure = figures.segments(
 # Rings mark the voxels that VSS moves. Orange is pulled up, purple is pushed down; every row has its own scale.
 
 # %%
+quiet, strong = abs(maps["SSE"][2:]).max(), abs(maps["SSE"]).max()
 figures.show(
     figure,
     f"Figure 3 shows the gradient of three losses, alpha 0.5. VSS reaches {moved} of {total} voxels, each with "
-    f"{abs(maps['VSS']).max():.2f}; BCE reaches all {total}, the strongest with {abs(maps['BCE']).max():.4f}.",
+    f"{abs(maps['VSS']).max():.2f}; BCE reaches all {total}, the strongest with {abs(maps['BCE']).max():.4f}. "
+    f"SSE reaches all as well; its row looks blank in C and D because the strongest push there, {quiet:+.4f}, is "
+    f"{quiet / strong:.0%} of the row's scale.",
 )
 
 # %% [markdown]

@@ -6,7 +6,7 @@ outputs   do committed outputs read well: run in order, no errors, no local path
 student   write notebooks/student (--check: compare with what is committed instead)
 execute   run a notebook through the strict door and keep its outputs and results (--profile quick)
 clean     remove what papermill and widgets leave in the metadata
-check     lint, drift, outputs and student --check of all notebooks; exit 1 if anything is found
+check     lint, drift, outputs and student --check, and files without a source; exit 1 if anything is found
 
 NOTEBOOK is a name or a number; none means all. The .py is the only file edited by hand.
 """
@@ -23,16 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from dmplus import course, exercises, notebooks
+from dmplus import course, exercises, notebooks, paper
 from dmplus.runtime import InputError, replacing
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
 SOLUTIONS = "link"  # student notebooks: "link" to the solved notebook, or "fold" the solution where it stands
 
+COMMITTED = ("quick", "gpu")  # profiles of committed outputs; smoke is for tests
 MAX_CELL_LINES, MAX_FUNCTION_LINES, MAX_OUTPUT_LINES, MAX_BYTES = 15, 20, 40, 1_000_000
+# /any/folder, also without a last slash at the usual roots, ~/folder, C:\\folder; not </td>, a/b, https://, ../
 LOCAL_PATH = re.compile(
-    r"(?<![\w./~-])/(?:home|root|Users|tmp|work|usr|opt|var|mnt|private|data)/|\b[A-Z]:\\\w|file://"
+    r"(?<![\w./~<:*)-])(?:~?/[A-Za-z][\w.-]*/|~/\w|/(?:home|root|Users|tmp|srv|mnt|media|scratch)\b)"
+    r"|\b[A-Z]:\\\w|file://"
 )
 NOISE = ("widgets", "papermill")  # notebook metadata
 CELL_NOISE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled")
@@ -48,6 +51,13 @@ HEADER = (
     "- **Data**: ",
     "- **Not claimed**: ",
 )
+HARDWARE = r"- \*\*Quick\*\*: .*\d+ CPU cores? .*\d+ GB of memory"
+INSTALLS = r"\b(pip|conda|mamba)\W+install\b"
+PROGRAMS = r"\bsubprocess\b|\bos\.(system|popen|exec|spawn)|\bget_ipython\b"
+NETWORK = r"https?://|\b(urllib|requests|httpx|urlopen|urlretrieve|socket)\b|\bhub\.load|load_state_dict_from_url"
+WORKING_FOLDER = r"\b(getcwd|chdir|cwd|expanduser)\("
+FILE_NAME = re.compile(r"[\w./-]+\.[A-Za-z][A-Za-z0-9]{1,4}(\.gz)?")
+REPR_OF_WIDGET = re.compile(r"\b(interactive|\w*Box|\w*Slider|\w*Widget)\(")
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -70,6 +80,7 @@ def lint(notebook: NotebookNode, name: str) -> list[str]:
         *_lint_code(cells),
         *_lint_exercises(cells, name),
         *_lint_text(cells),
+        *_lint_results(cells),
         *_lint_ending(cells),
     ]
 
@@ -88,6 +99,8 @@ def _lint_header(cells: list[NotebookNode], name: str, metadata: NotebookNode) -
     for kind in ("Reading", "Quick", "GPU"):
         if f"- **{kind}**: " in first and not re.search(rf"- \*\*{kind}\*\*: .*\d.* minute", first):
             found.append(f"cell 1: {kind} does not say how many minutes")
+    if "- **Quick**: " in first and not re.search(HARDWARE, first):
+        found.append("cell 1: Quick does not say how many CPU cores and GB of memory")
     return found
 
 
@@ -157,6 +170,12 @@ def _lint_parameters(notebook: NotebookNode, name: str) -> list[str]:
     after = next((c for c in cells[at + 1 :] if c.cell_type == "code"), None)
     if after is None or "course.start(" not in after.source:
         found.append("parameters: expected course.start(...) in the next code cell, which checks them")
+        return found
+    for p in declared:
+        if f"{p.name}={p.name}" not in after.source:
+            found.append(f"parameters: {p.name} is not given to course.start")
+        if p.type.removeprefix("list[").rstrip("]") in ("int", "float") and p.name not in notebooks.RANGES:
+            found.append(f"parameters: {p.name} has no range in dmplus.notebooks.RANGES")
     return found
 
 
@@ -170,8 +189,47 @@ def papermill_parameters(notebook: NotebookNode) -> dict[str, str]:
         return {k: v["help"].strip() for k, v in papermill.inspect_notebook(str(path)).items()}
 
 
+def _widget_names(cells: list[NotebookNode]) -> set[str]:
+    """Names under which the code cells import ipywidgets, dmplus.widgets, or something of theirs."""
+    names = {"widgets", "ipywidgets"}
+    for node in (node for cell in cells if cell.cell_type == "code" for node in ast.walk(_parsed(cell.source))):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            whole = getattr(node, "module", "") or ""
+            names |= {a.asname or a.name for a in node.names if "widgets" in f"{whole}.{a.name}"}
+    return names
+
+
+def _parsed(code: str) -> ast.Module:
+    """The code's tree; an empty one if it is not Python, which _lint_code reports."""
+    try:
+        return ast.parse(code)
+    except SyntaxError:
+        return ast.Module([], [])
+
+
+def _unguarded(tree: ast.AST, names: set[str]) -> bool:
+    """Whether something of ``names`` is called outside ``if course.interactive():``."""
+    if isinstance(tree, ast.If) and ast.unparse(tree.test) == "course.interactive()":
+        return any(_unguarded(child, names) for child in tree.orelse)
+    if isinstance(tree, ast.Call) and ast.unparse(tree.func).split(".")[0] in names:
+        return True
+    return any(_unguarded(child, names) for child in ast.iter_child_nodes(tree))
+
+
+def _own_files(tree: ast.AST) -> bool:
+    """Whether a file is named by a text alone, so that it is looked for in the working directory or in a home."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("~"):
+            return True
+        first = node.args[0] if isinstance(node, ast.Call) and node.args else None
+        if isinstance(first, ast.Constant) and isinstance(first.value, str):
+            if ast.unparse(node.func) == "open" or FILE_NAME.fullmatch(first.value):
+                return True
+    return False
+
+
 def _lint_code(cells: list[NotebookNode]) -> list[str]:
-    found, importing = [], []
+    found, importing, widget_names = [], [], _widget_names(cells)
     for index, cell in enumerate(cells):
         if cell.cell_type != "code":
             continue
@@ -192,11 +250,15 @@ def _lint_code(cells: list[NotebookNode]) -> list[str]:
                 and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
             ):
                 found.append(f"{where}: {node.name} is longer than {MAX_FUNCTION_LINES} lines")
-        if re.search(r"\b(pip|conda|mamba) install\b", cell.source):
+        if re.search(INSTALLS, cell.source):
             found.append(f"{where}: installs something")
-        if re.search(r"https?://|\b(urllib|requests|urlopen)\b", cell.source):
+        if re.search(PROGRAMS, cell.source):
+            found.append(f"{where}: starts another program")
+        if re.search(NETWORK, cell.source):
             found.append(f"{where}: uses the network")
-        if re.search(r"\bwidgets\.\w+\(", cell.source) and "course.interactive()" not in cell.source:
+        if re.search(WORKING_FOLDER, cell.source) or _own_files(tree):
+            found.append(f"{where}: relies on the working directory or a home; use session.folder")
+        if _unguarded(tree, widget_names):
             found.append(f"{where}: makes a widget without asking course.interactive()")
         if re.search(r"\b(tqdm|interact)\b", cell.source):
             found.append(f"{where}: progress bars and interact() leave nothing to read in a saved notebook")
@@ -219,6 +281,8 @@ def _lint_exercises(cells: list[NotebookNode], name: str) -> list[str]:
         card = CARD.findall(above)
         if not card:
             found.append(f"{where}: no card '**Exercise N.M · title** — difficulty … importance … minutes' above it")
+        elif "A right answer" not in " ".join(above[above.rfind("**Exercise ") :].split()):
+            found.append(f"{where}: the card does not say what 'A right answer' is")
         if "<details>" not in above:
             found.append(f"{where}: no folded hint between card and cell")
         if not re.search(r"^ +# solution$", cells[index].source, re.MULTILINE):
@@ -252,8 +316,8 @@ def _lint_text(cells: list[NotebookNode]) -> list[str]:
                 found.append(f"{where}: image {target} is described in less than 15 characters")
             if re.match(r"https?:", target):
                 found.append(f"{where}: image {target} is not local")
-        for image in re.findall(r"<img\b[^>]*>", cell.source):
-            if not re.search(r'\balt="[^"]{15,}"', image):
+        for image in re.findall(r"<img\b[^>]*>", cell.source, re.IGNORECASE):
+            if not re.search(r'\balt="[^"]{15,}"', image, re.IGNORECASE):
                 found.append(f"{where}: <img> without a description of 15 characters")
         for text, target in re.findall(r"(?<!!)\[([^\]]+)\]\(([^)#]+)\)", cell.source):
             if text.lower().strip() in ("here", "link", "this", "click here"):
@@ -269,13 +333,39 @@ def _lint_text(cells: list[NotebookNode]) -> list[str]:
     return found
 
 
+PLAIN = r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|^\|.*?$|^#+ .*?$|\]\([^)]*\)|<details>.*?</details>"  # not prose
+
+
+def _lint_results(cells: list[NotebookNode]) -> list[str]:
+    """Typed results: numbers of three decimals or more in prose that neither the paper nor a code cell holds."""
+    printed = [float(v) for v in paper.rows()["printed"] if re.fullmatch(r"[\d.]+", v)]
+    known = [*printed, *paper.recount()["recounted"], paper.AREA_JVSS, 0.995, 0.005]
+    for cell in cells:
+        if cell.cell_type == "code":
+            known += [
+                node.value
+                for node in ast.walk(_parsed(cell.source))
+                if isinstance(node, ast.Constant) and isinstance(node.value, float)
+            ]
+    found = []
+    for index, cell in enumerate(cells):
+        if cell.cell_type == "markdown":
+            prose = re.sub(PLAIN, "", cell.source, flags=re.DOTALL | re.MULTILINE)
+            for number in re.findall(r"(?<![\w./])\d+\.\d{3,}\b", prose):
+                if not any(f"{k:.{len(number.partition('.')[2])}f}" == number for k in known):
+                    found.append(f"{title_of(index, cell)}: {number} is a typed result; print it from a code cell")
+    return found
+
+
 def _lint_ending(cells: list[NotebookNode]) -> list[str]:
     found = []
     objectives, summary = _section(cells, "Objectives"), _section(cells, "Summary")
     goals, gains = _bullets(objectives or ""), _bullets(summary or "")
     if objectives is None or not 2 <= len(goals) <= 5:
         found.append(f"objectives: expected a section Objectives with 2 to 5 points, got {len(goals)}")
-    found += [f"objectives: '{g}' cannot be tested" for g in goals if re.match(r"(understand|know|learn)\b", g.lower())]
+    found += [
+        f"objectives: '{g}' cannot be tested" for g in goals if re.match(r"[*_]*(understand|know|learn)\b", g.lower())
+    ]
     if summary is None or len(gains) != len(goals):
         found.append(f"summary: expected one point for each of the {len(goals)} objectives, got {len(gains)}")
     if _section(cells, "What could be wrong with this") is None:
@@ -293,8 +383,11 @@ def _lint_ending(cells: list[NotebookNode]) -> list[str]:
 
 # -------------------------------------------------------------------------------------------------------- drift
 def drift(source: NotebookNode, executed: NotebookNode) -> list[str]:
-    """Where source and executed notebook differ in type, text or tags of a cell; outputs do not matter."""
+    """Where source and executed notebook differ in the kernel, or type, text or tags of a cell; outputs do not matter."""
     found = []
+    kernels = [n.metadata.get("kernelspec", {}).get("name") for n in (source, executed)]
+    if kernels[0] != kernels[1]:
+        found.append(f"drift: the source has the kernel {kernels[0]}, the notebook {kernels[1]}")
     if len(source.cells) != len(executed.cells):
         found.append(f"drift: the source has {len(source.cells)} cells, the notebook {len(executed.cells)}")
     for index, (a, b) in enumerate(zip(source.cells, executed.cells, strict=False)):
@@ -315,7 +408,7 @@ def outputs(notebook: NotebookNode, size: int) -> list[str]:
     counts = [cell.execution_count for cell in code]
     if counts != list(range(1, len(code) + 1)):
         found.append(f"outputs: not run once from top to bottom: execution counts {counts}")
-    text = ""
+    text, numbers = "", []
     for index, cell in enumerate(notebook.cells):
         where = f"outputs: {title_of(index, cell)}"
         found += [
@@ -323,13 +416,41 @@ def outputs(notebook: NotebookNode, size: int) -> list[str]:
         ]
         if {"injected-parameters", "papermill-error-cell-tag"} & set(tags(cell)):
             found.append(f"{where}: a cell that papermill put there")
+        printed = "".join(_text(o) for o in cell.get("outputs", []) if o.output_type == "stream")
         for output in cell.get("outputs", []):
             said = _text(output)
             text += said
             found += [f"{where}: {problem}" for problem in _output_problems(output, said)]
-    if not re.search(r"profile (smoke|quick|gpu) · (cpu|cuda), .* commit ", text):
+            for sentence in _descriptions(output):
+                numbers += [int(n) for n in re.findall(r"^Figure (\d+) shows ", sentence)]
+                if sentence and " ".join(sentence.split()) not in " ".join(printed.split()):
+                    found.append(f"{where}: the figure's sentence is not printed with it; use figures.show")
+        if sum(_lines(o) for o in cell.get("outputs", [])) > MAX_OUTPUT_LINES:
+            found.append(f"{where}: more than {MAX_OUTPUT_LINES} lines")
+    if numbers != list(range(1, len(numbers) + 1)):
+        found.append(f"outputs: figures are numbered {numbers}")
+    profile = re.search(r"profile (\w+) · (cpu|cuda), .* commit ", text)
+    if profile is None:
         found.append("outputs: no line says profile, device and commit")
+    elif profile[1] not in COMMITTED:
+        found.append(f"outputs: executed at profile {profile[1]}; expected {' or '.join(COMMITTED)}")
     return found
+
+
+def _descriptions(output: NotebookNode) -> list[str]:
+    """The description of each picture in an output, '' for one that has none."""
+    pictures = [k for k in output.get("data", {}) if k.startswith("image/") and k != "image/svg+xml"]
+    return [output.get("metadata", {}).get(k, {}).get("alt", "") for k in pictures]
+
+
+def _lines(output: NotebookNode) -> int:
+    """Lines that a reader sees: of text, or of a table in HTML; none for a picture."""
+    data = output.get("data", {})
+    if any(k.startswith("image/") for k in data):
+        return 0
+    if "text/html" in data:
+        return len(re.findall(r"<(?:tr|li|br|p|div)\b", "".join(data["text/html"])))
+    return len(_text(output).splitlines())
 
 
 def _text(output: NotebookNode) -> str:
@@ -346,16 +467,15 @@ def _output_problems(output: NotebookNode, said: str) -> list[str]:
         found.append(f"an error: {output.ename}")
     if output.output_type == "stream" and output.name == "stderr":
         found.append(f"a warning or a log on stderr: {said.strip()[:60]}")
-    if "application/vnd.jupyter.widget-view+json" in data:
+    plain = "".join(data.get("text/plain", ""))
+    if "application/vnd.jupyter.widget-view+json" in data or REPR_OF_WIDGET.match(plain):
         found.append("a widget, which a saved notebook cannot show")
     if "image/svg+xml" in data or any(key.startswith("application/vnd.plotly") for key in data):
         found.append("an SVG or plotly figure, which not every viewer shows")
     html = "".join(data.get("text/html", ""))
     if LOCAL_PATH.search(said) or LOCAL_PATH.search(html):
         found.append("a path of the machine it ran on")
-    if said.count("\n") + 1 > MAX_OUTPUT_LINES + said.endswith("\n"):
-        found.append(f"more than {MAX_OUTPUT_LINES} lines of text")
-    if "image/png" in data and len(output.get("metadata", {}).get("image/png", {}).get("alt", "")) < 15:
+    if any(len(sentence) < 15 for sentence in _descriptions(output)):
         found.append("a figure without description; use figures.show")
     return found
 
@@ -480,7 +600,31 @@ def check_outputs(name: str) -> list[str]:
     path = FOLDER / f"{name}.ipynb"
     if not path.exists():
         return ["outputs: there is no executed notebook; run execute"]
-    return outputs(nbformat.read(path, as_version=4), path.stat().st_size)
+    found = outputs(nbformat.read(path, as_version=4), path.stat().st_size)
+    said = notebooks.describe(FOLDER / f"{name}.py")
+    for profile, stated in zip(COMMITTED, (said.quick, said.gpu), strict=True):
+        results = FOLDER / "results" / f"{name}.{profile}.json"
+        if results.exists():
+            found += slower(profile, stated, json.loads(results.read_text())["seconds"])
+    return found
+
+
+def slower(profile: str, stated: str, seconds: float) -> list[str]:
+    """Whether a run took longer than the header's minutes, such as '2 minutes'."""
+    minutes = float(stated.split()[0]) if stated else 0.0
+    if seconds <= 60 * minutes:
+        return []
+    return [f"outputs: {seconds:.0f} s at profile {profile}, the header says {stated or 'nothing'}"]
+
+
+def orphans() -> list[str]:
+    """Notebooks and results in the folder that belong to no source."""
+    names = set(notebooks.notebook_names(FOLDER))
+    files = [
+        *FOLDER.glob("[0-9][0-9]_*.ipynb"), *FOLDER.glob("student/[0-9][0-9]_*.ipynb"), *FOLDER.glob("results/*.json")
+    ]  # fmt: skip
+    lost = sorted(str(p.relative_to(FOLDER)) for p in files if p.name.partition(".")[0] not in names)
+    return [f"{path}: there is no source of it; delete it or restore the .py" for path in lost]
 
 
 def check_student(name: str) -> list[str]:
@@ -494,9 +638,11 @@ def check_student(name: str) -> list[str]:
 CHECKS: dict[str, Any] = {"lint": check_lint, "drift": check_drift, "outputs": check_outputs, "student": check_student}
 
 
-def report(names: list[str], which: list[str]) -> int:
-    """Print what the checks find; 1 if they find anything."""
-    problems = 0
+def report(names: list[str], which: list[str], more: list[str]) -> int:
+    """Print what the checks find, and ``more``; 1 if there is anything."""
+    problems = len(more)
+    for problem in more:
+        print(problem)
     for name in names:
         for kind in which:
             found = CHECKS[kind](name)
@@ -514,10 +660,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", choices=(*CHECKS, "execute", "clean", "check"))
     parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK")
     parser.add_argument("--check", action="store_true", help="student: compare, do not write")
-    parser.add_argument("--profile", default="quick", choices=tuple(course.PROFILES), help="execute: default quick")
+    parser.add_argument("--profile", default="quick", choices=COMMITTED, help="execute: default quick")
     parser.add_argument("--runs", type=Path, default=FOLDER.parent / "runs", help="execute: folder for the runs")
     options = parser.parse_intermixed_args(argv)  # options may stand between names
-    every = sorted(p.stem for p in FOLDER.glob("[0-9][0-9]_*.py"))
+    every = notebooks.notebook_names(FOLDER)
     names = (
         [n for n in every if any(n.startswith(Path(asked).stem) for asked in options.notebooks)]
         if options.notebooks
@@ -535,7 +681,9 @@ def main(argv: list[str] | None = None) -> int:
         for name in names:
             write(student(notebooks.read_notebook(FOLDER / f"{name}.py"), name), FOLDER / "student" / f"{name}.ipynb")
     else:
-        return report(names, list(CHECKS) if options.command == "check" else [options.command])
+        whole = options.command == "check"
+        more = orphans() if whole and not options.notebooks else []
+        return report(names, list(CHECKS) if whole else [options.command], more)
     return 0
 
 

@@ -51,6 +51,10 @@ def test_committed_notebooks_pass(name: str, kind: str) -> None:
     assert build.CHECKS[kind](name) == []
 
 
+def test_nothing_is_left_of_a_notebook_that_went() -> None:
+    assert build.orphans() == []
+
+
 def test_all_notebooks_together_stay_small() -> None:
     assert sum(p.stat().st_size for p in FOLDER.rglob("*.ipynb")) < 10_000_000
 
@@ -159,6 +163,7 @@ LINT_FAULTS = {
     "a level skipped": ("# ## Summary", "# #### Summary", "skips from level"),
     "no question": ("# **Question.** ", "# Question: ", "**Question.**"),
     "no reading minutes": ("# - **Reading**: 20 minutes", "# - **Reading**: a while", "how many minutes"),
+    "no hardware": ("2 minutes on 2 CPU cores with 4 GB of memory", "2 minutes on a laptop", "how many CPU cores"),
     "no licence line": ("# - **Data**: ", "# - Data: ", "**Data**"),
     "another kernel": ("#     name: python3", "#     name: ir", "kernelspec python3"),
     "no parameters": ('# %% tags=["parameters"]', "# %%", "exactly one cell tagged parameters; got 0"),
@@ -167,12 +172,41 @@ LINT_FAULTS = {
     "parameter without type": ("patient: int = 5", "patient = 5", "name: type = literal"),
     "computed parameter": ("patient: int = 5", "patient: int = 2 + 3", "literal of its declared type"),
     "no seed": ("seed: int = 2022", "sead: int = 2022", "seed is missing"),
-    "help of one word": ("# which patient of the test part, counted from 0", "# number", "no help worth the name"),
+    "help of one word": (
+        "# which patient of the test part, counted from 0, and round again after the last",
+        "# number",
+        "no help worth",
+    ),
+    "parameter not checked": (
+        "out_dir=out_dir, patient=patient)",
+        "out_dir=out_dir)",
+        "patient is not given to course.start",
+    ),
+    "parameter without range": ("patient: int = 5", "person_no: int = 5", "person_no has no range"),
     "parameters not checked": ("session = course.start(", "session = dict(", "course.start"),
     "second import cell": ("level = figures.best_slice(reference)", "import os", "one cell that imports, got 2"),
     "a shell command": ("level = figures.best_slice(reference)", "!pip install torch", "not plain Python"),
     "an installation": ("level = figures.best_slice(reference)", 'x = "pip install torch"', "installs something"),
     "a download": ("level = figures.best_slice(reference)", 'x = "https://example.org"', "uses the network"),
+    **{
+        f"code {code}": ("level = figures.best_slice(reference)", code, message)
+        for code, message in (
+            ('get_ipython().system("pip  install torch")', "installs something"),
+            ('subprocess.run(["pip", "install", "torch"])', "installs something"),
+            ('get_ipython().system("ls")', "starts another program"),
+            ('os.system("ls")', "starts another program"),
+            ('torch.hub.load("a/b", "c")', "uses the network"),
+            ("ipywidgets.IntSlider()", "without asking course.interactive()"),
+            ('open("data.csv")', "relies on the working directory"),
+            ('np.load("maps/first.npy")', "relies on the working directory"),
+            ("os.getcwd()", "relies on the working directory"),
+            ('x = "~"', "relies on the working directory"),
+            ('x = "~/data"', "an absolute path"),
+            ('x = "/srv/data"', "an absolute path"),
+            ('x = "/srv"', "an absolute path"),
+            ('x = "/elsewhere/data"', "an absolute path"),
+        )
+    },
     "an absolute path": ("level = figures.best_slice(reference)", 'x = "/home/me/x"', "an absolute path"),
     "a long cell": ("level = figures.best_slice(reference)", "x = 0\n" * 16, "lines of code, at most 15"),
     "a long function": (
@@ -181,9 +215,20 @@ LINT_FAULTS = {
         "f is longer than 20 lines",
     ),
     "a widget for a program": ("if course.interactive():", "if True:", "without asking course.interactive()"),
+    "a widget in the other branch": (
+        'print("The viewer opens in JupyterLab (make lab).")',
+        "widgets.viewer(case, found)",
+        "without asking course.interactive()",
+    ),
+    "an imported widget": (
+        "session = course.start(",
+        "from ipywidgets import IntSlider as Slider\nSlider()\nsession = course.start(",
+        "without asking course.interactive()",
+    ),
     "code after code": ("# %% [markdown]\n# The maps below", "# %%\n# The maps below", "two code cells in a row"),
     "a progress bar": ("level = figures.best_slice(reference)", "for i in tqdm(range(3)): pass", "progress bars"),
     "no card": ("# **Exercise 0.1 · the tier of a lesion** —", "# **Exercise one** —", "no card"),
+    "a card without a right answer": ("A right answer is one of three words", "It is one of three", "'A right answer'"),
     "card of another exercise": (
         "**Exercise 0.2 · count",
         "**Exercise 0.3 · count",
@@ -204,6 +249,8 @@ LINT_FAULTS = {
         "is not local",
     ),
     "img without alt": ("# ## Why this is hard", '# <img src="build.py">', "<img> without a description"),
+    "IMG without alt": ("# ## Why this is hard", '# <IMG SRC="build.py">', "<img> without a description"),
+    "a typed result": ("# ## Why this is hard", "# We find 0.873 of them.", "0.873 is a typed result"),
     "link to nowhere": ("notebook 01 derives the loss", "[notebook 01](01_x.ipynb) derives it", "leads nowhere"),
     "link called here": ("[Huang et al. 2022](", "[here](", "does not say where it leads"),
     "details left open": (
@@ -214,6 +261,7 @@ LINT_FAULTS = {
     "details without words": ("<summary>Answer to 1</summary>", "", "needs a <summary>"),
     "a macro": ("# ## Why this is hard", "# $\\newcommand{\\x}{y}$", "custom macros"),
     "an objective that cannot be tested": ("# - **count** found", "# - Understand found", "cannot be tested"),
+    "a bold objective that cannot be tested": ("# - **count** found", "# - **understand** found", "cannot be tested"),
     "an objective without summary": ("# - **Counting.** ", "# **Counting.** ", "one point for each of the 4"),
     "no limits": ("# ## What could be wrong with this", "# ## Outlook", "What could be wrong"),
     "four questions": ("# <details><summary>Answer to 5</summary>\n# Undefined", "# Undefined", "five self-test"),
@@ -235,6 +283,20 @@ def test_lint_wants_two_exercises_and_a_proper_name() -> None:
     assert any("expected NN_topic" in p for p in _lint(TEXT, "start"))
 
 
+def test_lint_lets_numbers_of_the_paper_of_code_and_of_formulas_stand() -> None:
+    right = "an mDSC of 0.789, alpha 0.995 or 0.005, `0.873`, $0.873$, 0.87, version 1.2.345, 4.25 apart"
+    code = ("level = figures.best_slice(reference)", "level = 0.9985")
+    more = "\n# | 0.873 |\n#\n# and 0.9985"
+    assert _lint(TEXT.replace("# ## Why this is hard", f"# {right}\n#{more}\n#\n# ## Why", 1).replace(*code)) == []
+
+
+def test_what_is_no_path_of_this_machine() -> None:
+    for text in ("<td>1</td>", "a/b/c", "https://x.org/a/b", "](../data/x.md)", "3 / 4 / 5", "data/x", "and/or", "~ 5"):
+        assert not build.LOCAL_PATH.search(text), text
+    for text in ("/srv", "/srv/x", "(/nfs/x)", "~/x", "'/opt/x'", "file://x", "](/data/x)", "=/etc/x"):
+        assert build.LOCAL_PATH.search(text), text
+
+
 def executed() -> NotebookNode:
     """A small notebook as it is committed: run once, one figure with its sentence."""
     import jupytext
@@ -249,7 +311,8 @@ def executed() -> NotebookNode:
                 "output_type": "display_data",
                 "data": {"image/png": "aGVsbG8=", "text/plain": "Figure 1 shows a."},
                 "metadata": {"image/png": {"alt": "Figure 1 shows a."}},
-            }
+            },
+            stream("Figure 1\nshows a.\n"),
         ],
     ]
     for count, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
@@ -260,6 +323,10 @@ def executed() -> NotebookNode:
 
 def stream(text: str, name: str = "stdout") -> dict[str, Any]:
     return {"output_type": "stream", "name": name, "text": text}
+
+
+def display(data: dict[str, str], metadata: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"output_type": "display_data", "data": data, "metadata": metadata or {}}
 
 
 def test_a_good_notebook_has_nothing_to_report() -> None:
@@ -276,6 +343,11 @@ OUTPUT_FAULTS = {
         {"output_type": "display_data", "data": {"application/vnd.jupyter.widget-view+json": {}}, "metadata": {}},
         "a widget",
     ),
+    "a widget without its view": (display({"text/plain": "interactive(children=(IntSlider(value=0),))"}), "a widget"),
+    "a path of a server": (stream("saved to /srv\n"), "a path of the machine"),
+    "a path at home": (stream("saved to ~/x\n"), "a path of the machine"),
+    "a JPEG without description": (display({"image/jpeg": "aGVsbG8="}), "without description"),
+    "a long table": (display({"text/html": "<tr><td>x</td></tr>\n" * 41, "text/plain": "x"}), "more than 40 lines"),
     "a local path": (stream("saved to /home/me/runs/x\n"), "a path of the machine"),
     "a local path in a table": (
         {"output_type": "display_data", "data": {"text/html": "<td>/tmp/x</td>"}, "metadata": {}},
@@ -300,10 +372,13 @@ def test_output_check_catches(fault: str) -> None:
     assert len(found) == 1 and message in found[0]
 
 
-def test_forty_lines_are_allowed() -> None:
+def test_forty_lines_a_cell_are_allowed() -> None:
     notebook = executed()
-    notebook.cells[2].outputs.append(nbformat.from_dict(stream("x\n" * 40)))
+    notebook.cells[1].outputs = [nbformat.from_dict(stream("x\n" * 20)), nbformat.from_dict(stream("x\n" * 20))]
     assert build.outputs(notebook, 1000) == []
+    notebook.cells[1].outputs.append(nbformat.from_dict(stream("x")))
+    (found,) = build.outputs(notebook, 1000)
+    assert "more than 40 lines" in found
 
 
 def test_output_check_catches_size_order_metadata_and_missing_provenance() -> None:
@@ -322,6 +397,15 @@ def test_output_check_catches_size_order_metadata_and_missing_provenance() -> No
     def anonymous(n: NotebookNode) -> None:
         n.cells[2].outputs = []
 
+    def small(n: NotebookNode) -> None:
+        n.cells[2].outputs = [nbformat.from_dict(stream("profile smoke · cpu, float32 · commit abc · seed 1\n"))]
+
+    def unsaid(n: NotebookNode) -> None:
+        n.cells[3].outputs.pop()
+
+    def misnumbered(n: NotebookNode) -> None:
+        n.cells[3].outputs[0].metadata["image/png"].alt = n.cells[3].outputs[1].text = "Figure 2 shows a."
+
     def injected(n: NotebookNode) -> None:
         n.cells[1].metadata["tags"] = ["injected-parameters"]
 
@@ -329,6 +413,9 @@ def test_output_check_catches_size_order_metadata_and_missing_provenance() -> No
     assert "execution counts [2, 1, 3]" in problem(swap)
     assert "execution counts [1, 2, None]" in problem(never_run)
     assert "no line says profile" in problem(anonymous)
+    assert "executed at profile smoke; expected quick or gpu" in problem(small)
+    assert "sentence is not printed" in problem(unsaid)
+    assert "figures are numbered [2]" in problem(misnumbered)
     assert "papermill put there" in problem(injected)
     assert "metadata.widgets" in problem(lambda n: n.metadata.update(widgets={}))
     assert "metadata.papermill" in problem(lambda n: n.metadata.update(papermill={}))
@@ -342,6 +429,17 @@ def test_clean_leaves_outputs_and_counts() -> None:
     cleaned = build.cleaned(copy.deepcopy(notebook))
     assert build.outputs(cleaned, 1000) == []
     assert [c.get("outputs") for c in cleaned.cells] == [c.get("outputs") for c in notebook.cells]
+
+
+def test_a_run_longer_than_the_header_says_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FOLDER", tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "00_start_here.py").write_text(TEXT)  # says 2 minutes at both profiles
+    nbformat.write(executed(), tmp_path / "00_start_here.ipynb")
+    for seconds, found in ((120, []), (126.4, ["outputs: 126 s at profile gpu, the header says 2 minutes"])):
+        for profile, took in (("quick", 120), ("gpu", seconds)):
+            (tmp_path / "results" / f"00_start_here.{profile}.json").write_text(json.dumps({"seconds": took}))
+        assert build.check_outputs("00_start_here") == found
 
 
 def test_drift_is_seen_in_text_tags_type_and_number() -> None:
@@ -358,6 +456,10 @@ def test_drift_is_seen_in_text_tags_type_and_number() -> None:
         other = executed()
         change(other)
         assert build.drift(good, other)
+    other = executed()
+    other.metadata["kernelspec"] = {"name": "conda-env"}
+    (found,) = build.drift(good, other)
+    assert "the notebook conda-env" in found
     other = executed()
     other.cells[2].update(source="print(a)  \n", outputs=[], execution_count=None)
     assert build.drift(good, other) == []  # outputs, counts and trailing blanks are no drift
@@ -431,3 +533,19 @@ def test_check_reports_and_exits(
     said = capsys.readouterr().out
     for words in ("References with a DOI", "there is no executed notebook", "student: not what the source gives"):
         assert words in said
+
+
+def test_files_without_a_source_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "FOLDER", tmp_path)
+    (tmp_path / "00_start_here.py").write_text(TEXT)
+    lost = ["07_orphan.ipynb", "results/08_gone.quick.json", "student/09_lost.ipynb"]
+    for path in (*lost, "00_start_here.ipynb", "student/00_start_here.ipynb", "results/00_start_here.quick.json"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        nbformat.write(executed(), tmp_path / path)
+    assert [problem.partition(":")[0] for problem in build.orphans()] == lost
+    monkeypatch.setattr(build, "CHECKS", {})
+    assert build.main(["check"]) == 1
+    assert "07_orphan.ipynb: there is no source of it" in capsys.readouterr().out
+    assert notebooks.notebook_names(tmp_path) == ["00_start_here"]  # what `dmplus run --list` and `make course` take
