@@ -37,6 +37,7 @@ TIER_LINES: dict[str, tuple[str, str]] = {
     "untiered": ("#2FC79A", "solid"),
 }
 EARLIER_LINE = ("#F0E442", "dotted")  #: outlines of the earlier scan's lesions
+OTHER_LINE = ("#E377C2", "dotted")  #: thin outlines of the other lesions beside the one that a row is about
 REFERENCE_LINE = ("#D55E00", "dashdot")  #: outlines of the reference (synthetic truth, or an expert's)
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -202,13 +203,14 @@ def slices(
     """A row of ``panels`` (:func:`draw_panel`) of one slice under a title; each panel has its name above it."""
     rows, columns = plane_of(case.mask, plane, index).shape
     wide = 2.45
-    figure, axes = new_figure(wide * len(panels) + 0.1, wide * rows / columns + 1.0, columns=len(panels))
+    figure, axes = new_figure(wide * len(panels) + 0.1, wide * rows / columns + 1.1, columns=len(panels))
     image = None
+    figure.get_layout_engine().set(h_pad=0.06)  # inches, between the title, the names of the panels and what is below
     with style():
         for a, panel in zip(axes[0], panels, strict=True):
             image = draw_panel(a, case, triage, panel, plane=plane, index=index) or image
             a.set_title(PANELS[panel], fontsize=10, fontweight="normal")
-        _slice_sides(axes[0, 0], plane)
+        draw_sides(axes[0, 0], plane)
         if image is not None:
             bar = figure.colorbar(image, ax=list(axes[0]), location="bottom", fraction=0.05, pad=0.02, aspect=40)
             bar.set_label("probability", fontsize=9)
@@ -228,7 +230,8 @@ def best_slice(mask: np.ndarray, plane: str = "axial") -> int:
     return int(best[len(best) // 2])
 
 
-def _slice_sides(axes: Axes, plane: str) -> None:
+def draw_sides(axes: Axes, plane: str) -> None:
+    """Letters on a slice in display order: the patient's side at the left edge, and what is on top."""
     white = {"color": "white", "fontsize": 9, "fontweight": "bold", "transform": axes.transAxes}
     axes.text(0.02, 0.5, _SIDES[plane][0], va="center", **white)
     axes.text(0.5, 0.98, _SIDES[plane][1], ha="center", va="top", **white)
@@ -340,7 +343,7 @@ def _lesion_page(case: Case, triage: Triage, *, planes: tuple[str, ...], most: i
     n = len(planes)
     panels = n if case.prior is None else 2 * n
     width = 0.2 + _TEXT + panels * (panel + _GAP) + (0.12 if panels > n else 0) + 0.1
-    width = max(width, 6.0)  # for the words on top and below
+    width = max(width, 7.0)  # for the words on top and below
     pitch = max(panel + 0.12, 1.2)
     height = _HEAD + len(rows) * pitch + _FOOT
     figure, axes = _page(width, height)
@@ -369,9 +372,9 @@ def _lesion_page(case: Case, triage: Triage, *, planes: tuple[str, ...], most: i
             shown = plane_of(_crop(volume, centre, half), plane, middle)
             axes.imshow(shown, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
             if k < n:
-                others, line = plane_of((tiers > 0) & ~this, plane, middle), TIER_LINES[row.tier]
-                _outline(axes, others, (line[0], "dotted"), width=0.7, extent=extent)
-                _outline(axes, plane_of(this, plane, middle), line, extent=extent)
+                others = plane_of((tiers > 0) & ~this, plane, middle)
+                _outline(axes, others, OTHER_LINE, width=0.9, extent=extent)
+                _outline(axes, plane_of(this, plane, middle), TIER_LINES[row.tier], extent=extent)
             elif triage.earlier is not None:
                 earlier = _crop(triage.earlier > 0, centre, half)
                 _outline(axes, plane_of(earlier, plane, middle), EARLIER_LINE, extent=extent)
@@ -390,14 +393,16 @@ def _heading(axes: Axes, case: Case, triage: Triage, width: float) -> None:
     x = 0.2
     tiers = [t for t in TIER_LINES if (triage.lesions["tier"] == t).any()]
     lines = [(f"this lesion, {tier}", *TIER_LINES[tier]) for tier in tiers]
+    if len(triage.lesions) > 1:
+        lines.append(("other lesions", *OTHER_LINE))
     if case.prior is not None:
-        lines.append(("lesion of the earlier scan", EARLIER_LINE[0], EARLIER_LINE[1]))
+        lines.append(("earlier lesion", *EARLIER_LINE))
     for name, colour, dash in lines:
         # a dark stroke behind the light colours, which are chosen for grey tissue
         axes.plot([x, x + 0.35], [0.8, 0.8], color="#555555", lw=3.6)
         axes.plot([x, x + 0.35], [0.8, 0.8], color=colour, ls=dash, lw=2)
         axes.text(x + 0.42, 0.8, name, fontsize=9, va="center")
-        x += 0.62 + 0.072 * len(name)
+        x += 0.58 + 0.064 * len(name)
 
 
 def _facts(axes: Axes, row: object, top: float, *, earlier: bool) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from dmplus.figures import AXIS, PLANES, draw_sides, plane_of
 from dmplus.runtime import InputError, replacing
 from dmplus.synthetic import COHORTS, VERSION, CohortConfig, count, patient
 from dmplus.synthetic_checks import TOY, BlobDetector, blob_detector, cases_of_test, measure
@@ -65,21 +66,27 @@ def figure(config: CohortConfig, index: int, path: str | Path) -> None:
             image, label, mask = visit.case.image, visit.case.label, visit.case.mask
             white = np.quantile(image[mask], 0.75)
             inner = image * ndimage.binary_erosion(mask, iterations=5)
+            above = inner.max(2, keepdims=True), label.max(2, keepdims=True)
             views = {
-                "axial": (image[box[0], box[1], z], label[box[0], box[1], z]),
-                "coronal": (image[box[0], y, box[2]], label[box[0], y, box[2]]),
-                "sagittal": (image[x, box[1], box[2]], label[x, box[1], box[2]]),
-                "brightest from above": (inner[box[0], box[1]].max(2), label[box[0], box[1]].max(2)),
+                "axial": (image[:, :, [z]], label[:, :, [z]]),
+                "coronal": (image[:, [y]], label[:, [y]]),
+                "sagittal": (image[[x]], label[[x]]),
+                "brightest from above": above,
             }
-            for axis, (title, (plane, lesion)) in zip(line, views.items(), strict=True):
-                axis.imshow(plane.T, origin="lower", cmap="gray", vmin=0, vmax=1.9 * white)
+            for axis, (title, pair) in zip(line, views.items(), strict=True):
+                plane = title if title in PLANES else "axial"
+                inside = [box[a] if a != AXIS[plane] else slice(None) for a in range(3)]
+                picture, lesion = (plane_of(volume[*inside], plane, 0) for volume in pair)
+                axis.imshow(picture, cmap="gray", vmin=0, vmax=1.9 * white)
                 if lesion.any():
-                    axis.contour(lesion.T, [0.5], colors="#E69F00", linewidths=1.2)
+                    axis.contour(lesion, [0.5], colors="#E69F00", linewidths=1.2)
+                draw_sides(axis, plane)
                 axis.set(xticks=[], yticks=[])
                 if visit is two[0]:
                     axis.set_title(title, fontsize=11)
             line[0].set_ylabel(f"day {visit.days}: {len(visit.lesions)} metastases")
-        fig.suptitle("Synthetic patient, two visits; metastases outlined in orange", fontsize=12)
+        sides = "R patient's right, A front, S top"
+        fig.suptitle(f"Synthetic patient, two visits; metastases outlined in orange; {sides}", fontsize=12)
         with replacing(path) as part:
             fig.savefig(part, dpi=90, pil_kwargs={"optimize": True})
         plt.close(fig)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import sys
 from pathlib import Path
 
+import matplotlib.colors
 import numpy as np
 import pytest
 from PIL import Image
@@ -287,3 +289,90 @@ def test_a_viewer_without_prior_or_lesions_still_works() -> None:
     box = widgets.viewer(case, found)
     assert dict(box.children[0].options) == {figures.PANELS[p]: p for p in ("current", "overlay")}
     assert Image.open(io.BytesIO(box.children[4].png)).size[1] == 440
+
+
+# ------------------------------------------------------------------------------ the legend, titles, pictures, letters
+def test_the_outlines_of_other_lesions_are_in_the_legend_and_the_legend_is_on_the_page() -> None:
+    case, found = scene([(10, 10, 10), (20, 10, 10)])
+    for planes in (figures.PLANES, ("axial",)):
+        figure = figures.triage_board(case, found, planes=planes, panel=1.0)
+        figure.draw_without_rendering()
+        page, words = figure.bbox, [t for t in figure.axes[0].texts if t.get_text() == "other lesions"]
+        assert len(words) == 1  # in the legend
+        assert all(t.get_window_extent().x1 < page.x1 for t in figure.axes[0].texts)
+        colours = [matplotlib.colors.to_hex(c.get_edgecolor()[0]).upper() for c in figure.axes[0].collections]
+        assert colours.count(figures.OTHER_LINE[0]) >= 2 and figures.TIER_LINES["candidate"][0] in colours
+    lines = [*figures.TIER_LINES.values(), figures.OTHER_LINE, figures.EARLIER_LINE, figures.REFERENCE_LINE]
+    assert len({colour for colour, _ in lines}) == len(lines)
+    assert "other lesions" not in texts(figures.triage_board(*scene([(10, 10, 10)])))
+
+
+@pytest.mark.parametrize("panels", [["current", "sens", "spec"], ["current", "reference"]])
+def test_titles_of_panels_keep_away_from_the_title(panels: list[str]) -> None:
+    case, found = scene([(10, 10, 10)])
+    figure = figures.slices(case, found, panels=panels, index=10, title="A title")
+    figure.draw_without_rendering()
+    title = figure._suptitle.get_window_extent()
+    below = max(a._left_title.get_window_extent().y1 for a in figure.axes[: len(panels)])
+    assert 5 <= title.y0 - below <= 20
+
+
+@pytest.fixture(scope="module")
+def subject() -> object:
+    """A patient of blocks for the two pictures of the README."""
+    from dmplus.network import preset
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "notebooks" / "figures"))
+    try:
+        from triage_picture import Subject
+    finally:
+        del sys.path[0]
+    case, found = scene([(10, 10, 10), (20, 30, 10)])
+    reference = found.labels.copy()
+    reference[found.labels == 2] = 0
+    return Subject(
+        case=case, found=found, reference=reference, tier_of=np.array([2]), false=np.array([2]),
+        lookalikes=np.zeros(SHAPE, np.uint8), weeks=9, rule="a toy", level=10, slab=case, slab_found=found,
+        config=preset("quick", prior="path"), loss="jvss", alpha=(0.995, 0.5),
+    )  # fmt: skip
+
+
+def test_the_scale_of_an_enlarged_lesion_can_be_read_on_white(subject: object) -> None:
+    import triage_picture
+
+    figure = triage_picture.draw_triage(subject)
+    scales = [t for a in figure.axes for t in a.texts if t.get_text().endswith(" mm") and t.get_color() == "white"]
+    assert len(scales) == 4  # two lesions, now and before
+    assert all(e._gc["foreground"] == "black" for t in scales for e in t.get_path_effects())
+    assert all(t.get_path_effects() for t in scales)
+
+
+def test_the_rows_of_the_small_table_stand_on_one_line(subject: object) -> None:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "notebooks" / "figures"))
+    try:
+        import flow_picture
+    finally:
+        del sys.path[0]
+    words = flow_picture.draw_flow(subject).axes[0].texts
+    rows = {name: [t for t in words if t.get_text() == name] for name in ("lesion", "tier", "volume", "peak")}
+    assert all(len(found) == 1 and found[0].get_va() == "baseline" for found in rows.values())
+    assert len({found[0].get_position()[1] for found in rows.values()}) == 1
+
+
+def test_the_picture_of_the_data_card_says_which_side_is_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dmplus import synthetic, synthetic_card
+
+    drawn: list[tuple[str, np.ndarray]] = []
+    monkeypatch.setattr(
+        synthetic_card, "draw_sides", lambda axes, plane: drawn.append((plane, axes.get_images()[0].get_array()))
+    )
+    cohort = synthetic.COHORTS["smoke"]
+    index = next(i for i in range(cohort.patients) if len(synthetic.schedule(cohort, i)[0]) > 1)
+    synthetic_card.figure(cohort, index, tmp_path / "card.png")
+    assert [plane for plane, _ in drawn] == ["axial", "coronal", "sagittal", "axial"] * 2
+    visit = synthetic.patient(cohort, index).visits[-1]
+    row = visit.lesions.loc[visit.lesions["volume_mm3"].idxmax()]
+    box = np.argwhere(visit.case.mask)
+    (x0, y0, _), (x1, y1, _) = box.min(0), box.max(0) + 1
+    level = visit.case.image[x0:x1, y0:y1, [round(row["z"])]]
+    np.testing.assert_array_equal(drawn[4][1], figures.plane_of(level, "axial", 0))  # the right on the left

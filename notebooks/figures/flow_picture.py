@@ -103,7 +103,8 @@ def draw_flow(who: Subject) -> Figure:
     words.text(7.6, 3.75, "5  lesions.csv and triage.png", **BOLD)
     table = figures.lesion_rows(found).groupby("tier", sort=False).head(2)
     for x, column in ((7.6, "lesion"), (8.15, "tier"), (9.15, "volume"), (10.0, "peak probability")):
-        words.text(x, 4.02, "\n".join([column.split()[0], *table[column].astype(str)]), **TEXT)
+        for k, cell in enumerate([column.split()[0], *table[column].astype(str)]):
+            words.text(x, 4.15 + 0.167 * k, cell, fontsize=10, va="baseline")  # one by one: every row on one line
     board = Image.open(io.BytesIO(figures.png(figures.triage_board(case, found, most=2)))).convert("RGB")
     board.thumbnail((round(3.05 * 150), 1000), Image.Resampling.LANCZOS)
     axes = panel(figure, 7.6, 4.95, 3.05, 3.05 * board.height / board.width)

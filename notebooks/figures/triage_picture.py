@@ -12,6 +12,7 @@ from dmplus.triage import CANDIDATE, CONFIRMED, THRESHOLD, Triage
 from dmplus.volume import Case
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 GREY = "#555555"
 SLAB = 15  # slices whose brightest voxel is shown
@@ -155,7 +156,8 @@ def draw_triage(who: Subject) -> Figure:
             if image == "current":
                 figures.draw_slice(axes, case, index=int(at[2]), outlines=False, reference=True)
             edge = zoom(axes, case, at, inside)
-            axes.text(0.03, 0.03, f"{edge} mm", color="white", fontsize=9, transform=axes.transAxes)
+            scale = axes.text(0.03, 0.03, f"{edge} mm", color="white", fontsize=9, transform=axes.transAxes)
+            scale.set_path_effects([withStroke(linewidth=2.5, foreground="black")])  # to be read on a white sinus
         colour = figures.TIER_LINES.get(tier.split()[-1], ("#CCCCCC",))[0]
         words.text(left + 0.05, top - 0.14, tier, fontsize=10.5, fontweight="bold", va="center", bbox=tag(colour))
         words.text(left, top + side + 0.08, title, fontsize=10.5, fontweight="bold", va="top")
