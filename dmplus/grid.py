@@ -75,11 +75,12 @@ class Grid:
 
     def same_frame(self, shape: tuple[int, ...], affine: np.ndarray) -> bool:
         """Whether ``shape`` and ``affine`` describe this grid: equal shape, every corner within ``FRAME_MM``."""
-        if tuple(shape) != tuple(self.shape):
-            return False
-        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in shape], (1,), indexing="ij"), -1).reshape(-1, 4)
-        apart = np.linalg.norm(corners @ (affine - self.affine).T, axis=1)
-        return bool(np.isfinite(apart).all() and apart.max() <= FRAME_MM)
+        return tuple(shape) == tuple(self.shape) and self.apart_mm(affine) <= FRAME_MM  # False for NaN
+
+    def apart_mm(self, affine: np.ndarray) -> float:
+        """The largest distance in mm between a corner voxel of this grid and the same one by another ``affine``."""
+        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], (1,), indexing="ij"), -1).reshape(-1, 4)
+        return float(np.linalg.norm(corners @ (affine - self.affine).T, axis=1).max())
 
     # ------------------------------------------------------------------------------------ reordering the axes
     @functools.cached_property

@@ -15,6 +15,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -32,6 +33,62 @@ class InputError(ValueError):
 
 
 # --------------------------------------------------------------------------------------------- files
+def named(path: str | Path) -> str:
+    """How a message calls a file or folder: by its name alone; ``.`` and ``/`` have none and stay as they are."""
+    return Path(path).name or str(path)
+
+
+def output_path(path: str | Path, *, links: bool = True) -> Path:
+    """``path`` made absolute. Raises ``InputError`` where no folder can be: at a file, at a link without ``links``."""
+    absolute = Path(os.path.abspath(path))  # questions by os.path: pathlib raises for a name that is too long
+    if (os.path.islink(absolute) and not links) or (os.path.lexists(absolute) and not os.path.isdir(absolute)):
+        raise InputError(f"output {named(path)}: expected a folder's name; got a file or a link; choose another")
+    return absolute
+
+
+def make_folder(path: Path, *, name: str) -> list[Path]:
+    """Make ``path`` and what is missing above it, and try to write there; returns the folders made, innermost first.
+
+    Raises ``InputError`` (about ``name``) where that is not possible, and then leaves nothing behind. It does try: root
+    is told that it may write anywhere, and cannot in /proc.
+    """
+    made = [p for p in (path, *path.parents) if not os.path.lexists(p)]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path, prefix=".part-"):
+            pass
+    except OSError as error:
+        remove_folders(made)
+        raise InputError(
+            f"output {name}: expected a place that can be written; got: {error.strerror}; choose another"
+        ) from None
+    return made
+
+
+def remove_folders(folders: list[Path]) -> None:
+    """Remove those of ``folders`` that are empty, in their order."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def writable_folder(path: str | Path, *, own: str | None = None) -> Path:
+    """``path`` made absolute, if a command can write there: to be asked before anything slow; nothing is left behind.
+
+    Raises ``InputError`` for a file, a place that cannot be written and, with ``own``, for a folder that holds something
+    but not this file, by which a command knows the folder as its own: results must not mix with other people's files.
+    """
+    absolute, name = output_path(path), named(path)
+    held = min((p.name for p in absolute.iterdir()), default=None) if os.path.isdir(absolute) else None
+    if own and held and not (absolute / own).is_file():
+        raise InputError(
+            f"output {name}: expected a new or empty folder, or one to go on with; got one without {own} that holds "
+            f"{held}; choose another"
+        )
+    remove_folders(make_folder(absolute, name=name))
+    return absolute
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it becomes ``path``, on failure it is removed.

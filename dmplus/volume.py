@@ -21,7 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from dmplus.grid import Grid
-from dmplus.runtime import InputError, replacing
+from dmplus.runtime import InputError, named, replacing
 
 __all__ = [
     "BRAIN_LITRES", "Case", "CaseFiles", "Grid", "brain_mask", "read_cohort", "read_image", "read_label", "read_mask",
@@ -30,6 +30,8 @@ __all__ = [
 
 #: No stripped brain is larger (litres, holes filled). Adult brains with their fluid reach 2.0, heads start at 3.
 BRAIN_LITRES = 2.2
+#: A smaller mask (mm³) is a slip, not a brain: z-scores need some tissue.
+BRAIN_MM3 = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,11 +95,14 @@ def zscore(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------------- NIfTI in and out
 def _load(path: str | Path, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Values as float32 with the header's scaling, three-dimensional and finite, and the affine."""
+    """Values as float32 with the header's scaling, three-dimensional and finite, and the affine.
+
+    Raises ``InputError`` for everything else, also for a compressed file whose checksum or length is not the stored one.
+    """
     path = Path(path)
     if not path.is_file():
         came = "a folder" if path.is_dir() else "no such file"
-        raise InputError(f"{what} {path.name}: expected a NIfTI file (.nii or .nii.gz); got {came}; check the path")
+        raise InputError(f"{what} {named(path)}: expected a NIfTI file (.nii or .nii.gz); got {came}; check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -122,6 +127,10 @@ def _load(path: str | Path, what: str) -> tuple[np.ndarray, np.ndarray]:
                     f"{what} {path.name}: expected at least two voxels along every axis; got {shape}, a single slice; "
                     "pass the whole volume"
                 )
+            if path.suffix.lower() == ".gz":  # nibabel stops before the checksum at the end of the file
+                with gzip.open(path) as stream:
+                    while stream.read(1 << 20):
+                        pass
             array = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
     except nibabel.filebasedimages.ImageFileError:
         raise InputError(
@@ -157,7 +166,7 @@ def read_image(path: str | Path, *, what: str = "image") -> tuple[np.ndarray, np
     """Read a scan: float32 (X, Y, Z) as stored (scaling applied) and its affine (4, 4), voxel index → scanner mm.
 
     Trailing axes of length 1 are dropped. Raises ``InputError`` (one line, with ``what`` and the file's name) when the
-    file is missing, truncated, no NIfTI, has not three axes, no or a singular affine, voxel edges outside 0.5–2 mm,
+    file is missing, truncated, damaged, no NIfTI, has not three axes, no or a singular affine, voxel edges outside 0.5–2 mm,
     NaN or infinite values, or is all zero or constant.
     """
     array, affine = _load(path, what)
@@ -184,8 +193,8 @@ def check_frame(path: str | Path, shape: tuple[int, ...], affine: np.ndarray, *,
         )
     if not like.same_frame(shape, affine):
         raise InputError(
-            f"{name}: expected the scan's frame (equal affine, corners within 0.05 mm); got another one; "
-            f"register and resample the {what} to the scan's grid"
+            f"{name}: expected the scan's frame (equal affine, corners within 0.05 mm); got corners up to "
+            f"{like.apart_mm(affine):.1f} mm apart; register and resample the {what} to the scan's grid"
         )
 
 
@@ -355,7 +364,8 @@ def read_case(
     """Read the files of one visit into a :class:`Case` on the canonical 1 mm grid, and the native :class:`Grid`.
 
     Prior, mask and label must lie on the image's grid (``InputError`` otherwise). Without a mask the scan must be
-    skull-stripped (:func:`brain_mask`). A label keeps every lesion, however small (26-connected components).
+    skull-stripped (:func:`brain_mask`). Raises ``InputError`` for a brain below ``BRAIN_MM3`` and for one without contrast,
+    too. A label keeps every lesion, however small (26-connected components).
     """
     path = Path(image)
     array, affine = read_image(path)
@@ -372,17 +382,21 @@ def read_case(
         inside = read_mask(mask, like=grid)
     else:
         inside = brain_mask(array, spacing=grid.spacing, name=f"image {path.name}")
+    small = grid.to_canonical(inside, kind="mask")
+    if np.count_nonzero(small) < BRAIN_MM3:
+        of, remedy = (f"mask {Path(mask).name}", "the mask") if mask is not None else (f"image {path.name}", "the scan")
+        raise InputError(
+            f"{of}: expected a brain of at least {BRAIN_MM3} mm3; got {np.count_nonzero(inside)} voxels, "
+            f"{np.count_nonzero(inside) * grid.voxel_mm3:.3g} mm3; check {remedy}"
+        )
+    where, remedy = "brain", "check the export of this volume"
+    if mask is not None:
+        where, remedy = "mask", "check that mask and scan belong together"
     for what, file, values in (("image", path, array), ("prior", prior, before)):
         if values is not None and np.ptp(values[inside]) == 0:
             raise InputError(
-                f"{what} {Path(file).name}: expected contrast inside the mask; got a constant; "  # type: ignore[arg-type]
-                "check that mask and scan belong together"
+                f"{what} {Path(file).name}: expected contrast inside the {where}; got a constant; {remedy}"  # type: ignore[arg-type]
             )
-    small = grid.to_canonical(inside, kind="mask")
-    if not small.any():
-        raise InputError(
-            f"image {path.name}: expected a mask of some mm3; got {np.count_nonzero(inside)} voxels; check the mask"
-        )
     case = Case(
         name=name or base_name(path),
         image=grid.to_canonical(array, inside=inside),
@@ -412,7 +426,7 @@ def read_cohort(folder: str | Path, *, split: str | None = None) -> list[CaseFil
     table = folder / "cases.csv"
     if not table.is_file():
         raise InputError(
-            f"cohort {folder.name}: expected a folder with cases.csv; got none; make one with `dmplus synth`"
+            f"cohort {named(folder)}: expected a folder with cases.csv; got none; make one with `dmplus synth`"
         )
     try:
         with table.open(newline="", encoding="utf-8") as stream:
@@ -420,23 +434,23 @@ def read_cohort(folder: str | Path, *, split: str | None = None) -> list[CaseFil
             rows, columns = list(reader), tuple(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error):
         raise InputError(
-            f"cohort {folder.name}: expected cases.csv as UTF-8 text; got other bytes; save it again"
+            f"cohort {named(folder)}: expected cases.csv as UTF-8 text; got other bytes; save it again"
         ) from None
     if set(columns) != set(COLUMNS):
         raise InputError(
-            f"cohort {folder.name}: expected the columns {','.join(COLUMNS)} in cases.csv; got {','.join(columns)}; "
+            f"cohort {named(folder)}: expected the columns {','.join(COLUMNS)} in cases.csv; got {','.join(columns)}; "
             "rename them"
         )
     cases = [_row(folder, row) for row in rows]
     names = [c.name for c in cases]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        raise InputError(f"cohort {folder.name}: expected each name once in cases.csv; got {twice[0]} twice; rename")
+        raise InputError(f"cohort {named(folder)}: expected each name once in cases.csv; got {twice[0]} twice; rename")
     chosen = [c for c in cases if split is None or c.split == split]
     if not chosen:
         splits = ", ".join(sorted({c.split for c in cases if c.split})) or "none"
         raise InputError(
-            f"cohort {folder.name}: expected cases{f' of split {split}' if split else ''}; got none "
+            f"cohort {named(folder)}: expected cases{f' of split {split}' if split else ''}; got none "
             f"(splits: {splits}); choose another split"
         )
     return chosen
@@ -448,7 +462,7 @@ def _row(folder: Path, row: dict[str, str]) -> CaseFiles:
         visit, days = int(row["visit"]), int(row["days"])
     except (TypeError, ValueError):
         raise InputError(
-            f"cohort {folder.name}: expected whole numbers for visit and days of {name}; got {row['visit']!r} and "
+            f"cohort {named(folder)}: expected whole numbers for visit and days of {name}; got {row['visit']!r} and "
             f"{row['days']!r}; correct cases.csv"
         ) from None
     paths = {k: folder / row[k] if row[k] else None for k in ("image", "prior", "label", "mask")}
@@ -456,7 +470,7 @@ def _row(folder: Path, row: dict[str, str]) -> CaseFiles:
     if missing or paths["image"] is None or not row["name"]:
         came = missing[0].name if missing else "an empty cell"
         raise InputError(
-            f"cohort {folder.name}: expected the files of {name}; got none for {came}; make the cohort again or "
+            f"cohort {named(folder)}: expected the files of {name}; got none for {came}; make the cohort again or "
             "correct cases.csv"
         )
     return CaseFiles(row["name"], row["patient"], visit, days, row["split"], **paths)  # type: ignore[arg-type]

@@ -37,6 +37,27 @@ def test_json_holds_no_nan_and_no_folder(tmp_path):
     assert json.loads((tmp_path / "x.json").read_text()) == expected
 
 
+def test_a_writable_folder_is_tried_and_left_as_it_was(tmp_path, monkeypatch):
+    assert runtime.writable_folder(tmp_path / "new" / "run") == tmp_path / "new" / "run"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
+    places = ["file", "link", "file/below", "n" * 300] + ["/proc/dmplus"] * (sys.platform == "linux")
+    for place in places:
+        with pytest.raises(InputError, match=r"^output \w+: expected a .*; got.*; choose another$"):
+            runtime.writable_folder(tmp_path / place)
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "link"}
+    with pytest.raises(InputError, match="got one without config.json that holds file; choose"):
+        runtime.writable_folder(tmp_path, own="config.json")
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert runtime.writable_folder(".", own="config.json") == tmp_path
+
+
+def test_every_path_has_a_name():
+    assert [runtime.named(p) for p in ("a/b.nii", ".", "/", "..", "a/")] == ["b.nii", ".", "/", "..", "a"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Some:
     a: int = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 from pathlib import Path
 
@@ -237,6 +238,11 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     nan[1, 2, 3], infinite[0, 0, 1] = np.nan, np.inf
     (folder / "cut.nii.gz").write_bytes(good.read_bytes()[:-900])
     (folder / "cut.nii").write_bytes(plain.read_bytes()[:-100])
+    (folder / "tail.nii.gz").write_bytes(good.read_bytes()[:-8])  # the checksum and the length
+    flipped = bytearray(gzip.compress(plain.read_bytes(), compresslevel=0))  # so that inflating does not notice
+    flipped[len(flipped) // 2] ^= 1
+    (folder / "flipped.nii.gz").write_bytes(flipped)
+    (folder / "bytes.nii").write_bytes(plain.read_bytes()[:-3])
     (folder / "stub.nii.gz").write_bytes(good.read_bytes()[:40])
     (folder / "text.nii.gz").write_text("no scan")
     (folder / "empty.nii").write_bytes(b"")
@@ -251,6 +257,9 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "missing": (folder / "no.nii.gz", "no such file"),
         "folder": (folder / "folder.nii", "a folder"),
         "truncated gz": (folder / "cut.nii.gz", "truncated"),
+        "checksum gone": (folder / "tail.nii.gz", "truncated or damaged"),
+        "one bit flipped": (folder / "flipped.nii.gz", "truncated or damaged"),
+        "three bytes gone": (folder / "bytes.nii", "truncated or damaged"),
         "truncated": (folder / "cut.nii", "truncated"),
         "header only": (folder / "stub.nii.gz", "NIfTI file"),
         "text": (folder / "text.nii.gz", "NIfTI file"),
@@ -273,6 +282,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
 BAD = (
     "missing", "folder", "truncated gz", "truncated", "header only", "text", "empty file", "png", "mgz", "4-D", "2-D",
     "slice", "nan", "inf", "zero", "constant", "no frame", "colour", "thick",
+    "checksum gone", "one bit flipped", "three bytes gone",
 )  # fmt: skip
 
 
@@ -301,8 +311,8 @@ def test_masks_and_labels_are_checked_against_the_scan(tmp_path):
         ("beyond", one * 2, None, "values 0 and 1"),
         ("half", one * 0.5, None, "values 0 and 1"),
         ("shape", one[:5], None, r"shape \(6, 7, 8\); got \(5, 7, 8\)"),
-        ("frame", one, shifted, "frame"),
-        ("axes", one, np.diag([-1, 1, 1, 1.0]), "frame"),
+        ("frame", one, shifted, "frame .*; got corners up to 1.0 mm apart; register"),
+        ("axes", one, np.diag([-1, 1, 1, 1.0]), "frame .*; got corners up to 10.0 mm apart"),
     ):
         with pytest.raises(InputError, match=words):
             volume.read_mask(save(tmp_path / f"{name}.nii", array, affine), like=like)
