@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmplus.runtime import InputError, from_dict, replacing
+from dmplus.runtime import InputError, from_dict, named, replacing
 from dmplus.tf_bundle import checkpoint_files, is_checkpoint
 
 FLOAT32_TINY = 1.1754944e-38  #: the released program's epsilon in batch normalisation: in effect none
@@ -339,7 +339,8 @@ def load(source: str | Path, *, device: str = "cpu") -> DeepMedic:
     """The network of a weights file, or of a shipped one by name ("sens", "spec", "bce"), ready for inference.
 
     A checkpoint of the authors' program (its prefix or its ``.index``) will do, if it has the released configuration;
-    for others there is :func:`dmplus.tf_checkpoint.load_network`.
+    for others there is :func:`dmplus.tf_checkpoint.load_network`. Raises ``InputError`` for a file that is missing, damaged
+    or not ours, for weights that do not fit their configuration, and for weights that are not finite.
     """
     if str(source) not in SHIPPED and is_checkpoint(source):
         from dmplus import tf_checkpoint  # here, since it builds on this module
@@ -354,7 +355,17 @@ def load(source: str | Path, *, device: str = "cpu") -> DeepMedic:
         raise InputError(
             f"{path.name}: expected the weights of its own configuration; they do not fit; the file is damaged"
         ) from error
+    broken = not_finite(network)
+    if broken:
+        raise InputError(
+            f"{path.name}: expected finite weights; got {broken} that are not; train again with a lower rate"
+        )
     return network.to(device).eval()
+
+
+def not_finite(network: DeepMedic) -> int:
+    """How many numbers among the weights and the batch statistics are NaN or infinite."""
+    return sum(int((~tensor.isfinite()).sum()) for tensor in network.state_dict().values())
 
 
 def info(source: str | Path) -> dict[str, Any]:
@@ -387,7 +398,8 @@ def _header(path: Path) -> dict[str, Any]:
         "(.index)"
     )
     if not path.is_file():
-        raise InputError(f"{path.name}: {wanted}; found no such file; check the path")
+        came = "a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{named(path)}: {wanted}; got {came}; check the path")
     try:
         with safetensors.safe_open(path, "pt") as f:
             metadata = f.metadata() or {}

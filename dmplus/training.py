@@ -27,8 +27,17 @@ from torch import Tensor
 from dmplus import losses
 from dmplus.inference import predict_volume
 from dmplus.metrics import match_lesions
-from dmplus.network import DeepMedic, NetworkConfig, add_prior_path, preset, save
-from dmplus.runtime import InputError, Machine, Progress, from_dict, replacing, versions, write_json
+from dmplus.network import DeepMedic, NetworkConfig, add_prior_path, not_finite, preset, save
+from dmplus.runtime import (
+    InputError,
+    Machine,
+    Progress,
+    from_dict,
+    replacing,
+    versions,
+    writable_folder,
+    write_json,
+)
 from dmplus.runtime import machine as choose_machine
 from dmplus.sampling import Sampler, SamplingConfig, Segments
 from dmplus.volume import Case
@@ -48,7 +57,10 @@ LOSSES: dict[str, tuple[str | None, str | None]] = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a training. The defaults are the paper's (II.E.2); halving points are the release's."""
+    """Everything that decides a training. The defaults are the paper's (II.E.2); halving points are the release's.
+
+    Raises ``InputError`` for an unknown loss, form, optimizer or schedule, and for numbers no training can be run with.
+    """
 
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
@@ -92,9 +104,20 @@ class TrainConfig:
                 raise InputError(
                     f"TrainConfig: expected {name} {', '.join(allowed)}; got {getattr(self, name)!r}; choose one of those"
                 )
-        for name in ("steps", "batch", "steps_per_epoch", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"TrainConfig: expected {name} of at least 1; got {getattr(self, name)}")
+        least = dict.fromkeys(("steps", "batch", "steps_per_epoch", "checkpoint_every"), 1)
+        least |= dict.fromkeys(("warmup", "validate_every", "seed"), 0)
+        least |= dict.fromkeys(("l1", "l2", "weight_detection", "weight_segmentation"), 0)
+        for name, bound in least.items():
+            if not bound <= getattr(self, name) < math.inf:  # NaN fails as well
+                raise InputError(
+                    f"TrainConfig: expected a finite {name} of at least {bound}; got {getattr(self, name)}; correct it or "
+                    f"leave it out: the paper's is {getattr(type(self), name):g}"
+                )
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(
+                f"TrainConfig: expected a finite learning_rate above 0; got {self.learning_rate}; correct it or leave it "
+                f"out: the paper's is {type(self).learning_rate:g}"
+            )
         if not 0 <= self.alpha <= 1:
             raise InputError(
                 f"TrainConfig: expected alpha between 0 and 1; got {self.alpha}; large alpha favours sensitivity"
@@ -216,6 +239,8 @@ def training_step(
     """
     with (machine or Machine("cpu", "float32", "")).autocast():
         prob = (forward or network.probabilities)(segments.current, segments.low, segments.prior)
+    if not bool(prob.isfinite().all()):  # torch's own losses answer NaN with a traceback
+        raise FloatingPointError("the network's probabilities are no longer finite; lower the learning rate")
     parts = cost(prob[:, 1], segments.target, config)
     total = parts["loss"]
     if config.l1 or config.l2:
@@ -249,8 +274,10 @@ def train(
     configuration has a prior path (:func:`dmplus.network.add_prior_path`).
     compile: torch.compile the step (None: when a compiler is there and the run is long enough to earn it back).
     stop_after: stop (with a checkpoint) once so many steps are done in all: for tests and for sharing a machine.
+    Raises ``InputError`` for a folder or ``init`` that cannot be used, ``FloatingPointError`` when probabilities, loss,
+    weights or batch statistics are no longer finite: such a state is never written.
     """
-    folder = Path(folder)
+    folder = run_folder(folder)
     machine = machine or choose_machine()
     network = _start(config, init).to(machine.device)
     optimizer = make_optimizer(network, config)
@@ -298,6 +325,11 @@ def train(
         n = step + 1
         due = n == config.steps or (config.validate_every and n % config.validate_every == 0)
         if due or n % config.checkpoint_every == 0 or n == last:
+            broken = not_finite(network)  # the loss may not show it: it is that before the update
+            if broken:
+                raise FloatingPointError(
+                    f"{broken} weights are not finite after step {step}; lower the learning rate of {folder.name}"
+                )
             row = {"step": n, "segments": n * config.batch, "seconds": round(before + time.monotonic() - begun, 1)}
             row |= {"rate": config.rate(step)} | {k: float(np.mean([p[k] for p in seen])) for k in parts}
             if due and held_out:
@@ -315,6 +347,11 @@ def train(
     if last == config.steps:
         _finish(folder, config, network, history, machine)
     return network
+
+
+def run_folder(path: str | Path) -> Path:
+    """The folder of a run, absolute, if it is new, empty or that of an earlier run, and can be written."""
+    return writable_folder(path, own="config.json")
 
 
 def validate(network: DeepMedic, cases: Sequence[Case], *, machine: Machine | None = None) -> dict[str, float]:
@@ -343,12 +380,18 @@ def _start(config: TrainConfig, init: DeepMedic | None) -> DeepMedic:
         if init.config.prior == "none" and config.network.prior == "path":
             init = add_prior_path(init)
         if init.config != config.network:
+            wanted, came = (dataclasses.asdict(c) for c in (config.network, init.config))
+            differing = [name for name in wanted if wanted[name] != came[name]]
             raise InputError(
-                f"train: expected init weights of the network {config.network}; got {init.config}; "
-                "train them with the same preset (prior='none' may grow into prior='path')"
+                f"train: expected init weights of a network with {_listed(wanted, differing)}; got one with "
+                f"{_listed(came, differing)}; train them with the same preset (prior='none' may grow into prior='path')"
             )
         network.load_state_dict(init.state_dict())
     return network
+
+
+def _listed(values: dict[str, Any], names: Sequence[str]) -> str:
+    return ", ".join(f"{name}={values[name]!r}" for name in names)
 
 
 def _compiled(

@@ -170,6 +170,17 @@ def test_foreign_weights_are_refused(tmp_path):
         N.load(tmp_path / "cut.safetensors")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    net = DeepMedic(preset("smoke"))
+    with torch.no_grad():
+        net.bias[1] = value
+    net.fully_connected.blocks[0].norm.variances[3, :2] = value  # a buffer counts as well
+    N.save(tmp_path / "w.safetensors", net)
+    with pytest.raises(InputError, match="^w.safetensors: expected finite weights; got 3 that are not; train again"):
+        N.load(tmp_path / "w.safetensors")
+
+
 def test_wrong_shapes_say_what_was_expected():
     net = DeepMedic(preset("smoke"))
     current, low, earlier = inputs(net.config)

@@ -212,3 +212,62 @@ def test_unknown_settings_are_refused():
         TrainConfig(loss="focal")
     with pytest.raises(InputError, match="large alpha"):
         TrainConfig(alpha=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("learning_rate", v) for v in (float("nan"), float("inf"), 0.0, -1e-3)),
+        *((n, v) for n in ("l1", "l2", "weight_detection", "weight_segmentation") for v in (float("nan"), -1.0)),
+        *((n, 0) for n in ("steps", "batch", "steps_per_epoch", "checkpoint_every")),
+        *((n, -1) for n in ("warmup", "validate_every", "seed", "steps")),
+    ],
+)
+def test_nonsense_numbers_are_refused_with_a_remedy(name, value):
+    with pytest.raises(InputError, match=f"expected a finite {name} .*; got {value}; correct it or leave it out"):
+        TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("poisoned", ["weight", "statistics"])
+def test_weights_that_are_not_finite_are_never_written(tmp_path, cases, monkeypatch, poisoned):
+    """The loss of a step is that before its update: the last update may ruin the weights with the loss still finite."""
+    real = T.training_step
+
+    def ruins(network, *args, **keywords):
+        parts = real(network, *args, **keywords)
+        with torch.no_grad():
+            (network.bias if poisoned == "weight" else network.fully_connected.blocks[0].norm.means)[:1] = torch.nan
+        return parts
+
+    monkeypatch.setattr(T, "training_step", ruins)
+    config = dataclasses.replace(SMALL, steps=1)
+    with pytest.raises(
+        FloatingPointError, match=f"not finite after step 0; lower the learning rate of {tmp_path.name}"
+    ):
+        train(config, cases[:3], [], tmp_path, machine=CPU, progress=False)
+    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "versions.json"}
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("adamw", 1e9), ("adamw", 1e20), ("rmsprop", 1e20)])
+def test_a_rate_that_ruins_the_network_is_said_in_one_line(tmp_path, cases, optimizer, rate):
+    config = dataclasses.replace(SMALL, optimizer=optimizer, learning_rate=rate)
+    with pytest.raises(FloatingPointError, match="finite.*lower the learning rate"):
+        train(config, cases[:3], [], tmp_path, machine=CPU, progress=False)
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_init_of_another_network_says_what_differs(tmp_path, cases):
+    other = N.DeepMedic(dataclasses.replace(SMALL.network, fully_connected=(8, 16)))
+    with pytest.raises(InputError) as caught:
+        train(SMALL, cases[:3], [], tmp_path, init=other, machine=CPU, progress=False)
+    assert str(caught.value) == (
+        "train: expected init weights of a network with fully_connected=(16, 16); got one with fully_connected=(8, 16); "
+        "train them with the same preset (prior='none' may grow into prior='path')"
+    )
+
+
+def test_a_folder_with_other_files_is_no_run(tmp_path, cases):
+    (tmp_path / "cases.csv").write_text("")
+    with pytest.raises(InputError, match="without config.json that holds cases.csv; choose another"):
+        train(SMALL, cases[:3], [], tmp_path, machine=CPU, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["cases.csv"]
