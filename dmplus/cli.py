@@ -25,6 +25,9 @@ EXIT_CODES = """exit codes:
 #: Subcommands that compute for long: their process is restarted once with the C library's allocator cured.
 CURED = ("predict", "train", "run")
 
+#: Errors of the file system that say the given path cannot be used (exit code 2); others may pass, as a full disk does.
+UNUSABLE_PLACE = (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError)
+
 
 class UsageError(Exception):
     """A command line that cannot be understood; the message is one line."""
@@ -271,9 +274,13 @@ def _model_options(sub: Parser) -> None:
     sub.add_argument("--spec", metavar="W", help="weights of the specific model; default: the shipped `spec`")
 
 
+def _out_option(sub: Parser, text: str = "new folder for the results; an empty one is used, too") -> None:
+    sub.add_argument("-o", "--out", required=True, metavar="FOLDER", help=text)
+
+
 def _predict_options(sub: Parser) -> None:
     sub.add_argument("scan", metavar="SCAN", help="contrast-enhanced T1, .nii or .nii.gz")
-    sub.add_argument("-o", "--out", required=True, metavar="FOLDER", help="folder for the results")
+    _out_option(sub)
     sub.add_argument("--prior", metavar="FILE", help="an earlier scan, registered and resampled to SCAN's grid")
     sub.add_argument("--mask", metavar="FILE", help="brain mask (0/1) on SCAN's grid; default: SCAN's non-zero region")
     _model_options(sub)
@@ -289,9 +296,7 @@ def _predict_options(sub: Parser) -> None:
 
 
 def _synth_options(sub: Parser) -> None:
-    sub.add_argument(
-        "-o", "--out", required=True, metavar="FOLDER", help="cohort folder; an unfinished one is continued"
-    )
+    _out_option(sub, "new or empty folder; an unfinished cohort in it is continued")
     sub.add_argument(
         "--cohort", default="quick", metavar="NAME", help="smoke, quick or gpu (240 x 240 x 155); default: quick"
     )
@@ -302,7 +307,7 @@ def _synth_options(sub: Parser) -> None:
 
 def _train_options(sub: Parser) -> None:
     sub.add_argument("cohort", metavar="COHORT", help="cohort folder with cases.csv, as `dmplus synth` makes it")
-    sub.add_argument("-o", "--out", required=True, metavar="FOLDER", help="run folder; an unfinished run is continued")
+    _out_option(sub, "new or empty folder; an unfinished run in it is continued")
     sub.add_argument(
         "--preset",
         choices=("quick", "paper", "smoke"),
@@ -326,7 +331,7 @@ def _train_options(sub: Parser) -> None:
 
 def _evaluate_options(sub: Parser) -> None:
     sub.add_argument("cohort", metavar="COHORT", help="cohort folder with cases.csv and labels")
-    sub.add_argument("-o", "--out", required=True, metavar="FOLDER", help="folder for the results")
+    _out_option(sub)
     sub.add_argument("--split", metavar="NAME", help="train, validation or test; default: all cases")
     sub.add_argument("--predictions", metavar="FOLDER", help="evaluate these files instead of running models")
     _model_options(sub)
@@ -418,7 +423,7 @@ def _train(args: argparse.Namespace) -> int:
     from dmplus import network, runtime, training
     from dmplus.volume import read_cohort
 
-    given = Path(args.out) / "config.json"
+    given = training.run_folder(args.out) / "config.json"  # asked for before anything slow
     if args.config or (args.preset is None and not args.settings and given.is_file()):
         source = Path(args.config or given)
         try:
@@ -426,9 +431,10 @@ def _train(args: argparse.Namespace) -> int:
         except (OSError, ValueError, TypeError) as error:
             if isinstance(error, runtime.InputError):
                 raise
+            came = error.strerror if isinstance(error, OSError) else "something else"
             raise runtime.InputError(
-                f"{source.name}: expected a training configuration as JSON; got something else; pass the config.json "
-                "of a run"
+                f"{runtime.named(source)}: expected a training configuration as JSON; got {came}; pass the config.json of "
+                "a run"
             ) from None
     else:
         config = _preset(args.preset or "quick", args.prior)
@@ -441,7 +447,7 @@ def _train(args: argparse.Namespace) -> int:
     if not splits["train"] or unlabelled:
         came = f"none for {unlabelled[0]}" if unlabelled else "no case of split train"
         raise runtime.InputError(
-            f"cohort {Path(args.cohort).name}: expected labelled cases of split train (and validation); got {came}; "
+            f"cohort {runtime.named(args.cohort)}: expected labelled cases of split train (and validation); got {came}; "
             "correct cases.csv"
         )
     shown = runtime.Progress(sum(map(len, splits.values())), "reading")
@@ -514,7 +520,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from dmplus import course, notebooks
-    from dmplus.runtime import InputError
+    from dmplus.runtime import InputError, writable_folder
 
     if args.list:
         if args.notebook is None:
@@ -526,6 +532,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if args.notebook is None:
         raise InputError("expected a notebook, such as 00_start_here; got none; `dmplus run --list` names them all")
+    writable_folder(args.out)
     try:
         done = course.run_notebook(args.notebook, args.settings, file=args.file, out=args.out)
     except course.NotebookFailed as error:
@@ -578,8 +585,11 @@ def _configured(config: Any, settings: Sequence[str]) -> Any:
         if dot and dataclasses.is_dataclass(fields.get(name)):  # sampling.rotate=0.2
             inner = _configured(fields[name], [f"{rest}={text}"])
         if name not in fields:
-            raise InputError(f"expected a field of {type(config).__name__}{_near(name, fields)}; got {name!r}; known: "
-                             f"{', '.join(sorted(fields))}")  # fmt: skip
+            kind = type(config)
+            raise InputError(
+                f"expected a field of {kind.__name__}{_near(name, fields)}; got {name!r}; "
+                f"`python -m pydoc {kind.__module__}.{kind.__name__}` lists them all"
+            )
         changes[name] = inner if inner is not None else _cast(name, text, fields[name])
         fields[name] = changes[name]
     return dataclasses.replace(config, **changes)
@@ -638,7 +648,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a disk that is full, a folder that may not be written
         what = f"{error.filename}: " if error.filename else ""
         _refuse(f"{what}{error.strerror or error}; choose another place or make room")
-        return 2 if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)) else 1
+        return 2 if isinstance(error, UNUSABLE_PLACE) else 1
     except FloatingPointError as error:  # a training that diverged
         _refuse(str(error))
         return 1
@@ -662,6 +672,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         rest = [a for a in rest if a.startswith("-")]
     if rest:
         sub = getattr(args, "parser", top)
+        if not rest[0].startswith("-"):
+            known = [str(a.metavar) for a in sub._positionals._group_actions]
+            wanted = f"one {known[0]}" if known else "options only"
+            hint = "; did you mean --prior?" if args.command == "predict" else ""
+            raise UsageError(f"expected {wanted}; got {rest[0]} as well{hint}; see `{sub.prog} --help`")
         option = rest[0].partition("=")[0]
         known = sub._option_string_actions
         raise UsageError(f"unknown option {option}{_near(option, known)}; see `{sub.prog} --help`")

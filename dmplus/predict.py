@@ -23,7 +23,7 @@ import pandas as pd
 from dmplus import metrics, runtime
 from dmplus.runtime import InputError
 from dmplus.triage import GROWING, SHRINKING, THRESHOLD, TOLERANCE_MM, Triage, triage_case
-from dmplus.volume import CaseFiles, Grid, read_case, read_cohort, write_nifti
+from dmplus.volume import CaseFiles, Grid, read_case, read_cohort, read_image, read_label, write_nifti
 
 if TYPE_CHECKING:
     from dmplus.network import DeepMedic
@@ -45,32 +45,25 @@ FILES = {
 def output_folder(path: str | Path, *, overwrite: bool = False, files: dict[str, str] = FILES) -> Iterator[Path]:
     """Yield a new folder beside ``path``; on success it becomes ``path``, on failure nothing is left behind.
 
-    Raises ``InputError`` when ``path`` cannot be written, exists without ``overwrite``, or holds anything but ``files``
-    (an earlier result): a slip of the hand must not delete other people's data.
+    Raises ``InputError`` when ``path`` cannot be written, exists without ``overwrite`` (an empty folder will do), or
+    holds anything but ``files`` (an earlier result): a slip of the hand must not delete other people's data.
     """
-    path = Path(os.path.abspath(path))
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise InputError(f"output {path.name}: expected a folder's name; got a file or a link; choose another")
-    if path.exists() and not overwrite and any(path.iterdir()):
+    name = runtime.named(path)
+    path = runtime.output_path(path, links=False)
+    held = sorted(p.name for p in path.iterdir()) if os.path.isdir(path) else []
+    others = [n for n in held if n not in files]
+    if others:  # first of all: --overwrite would not help
         raise InputError(
-            f"output {path.name}: expected a new folder; got one that exists; pass --overwrite or choose another"
-        )
-    others = sorted(p.name for p in path.iterdir() if p.name not in files) if path.exists() else []
-    if others:
-        raise InputError(
-            f"output {path.name}: expected a folder that holds results of this command alone; got {others[0]}; "
+            f"output {name}: expected a folder that holds results of this command alone; got {others[0]}; "
             "choose another name"
         )
-    made = [p for p in path.parents if not p.exists()]  # innermost first
+    if held and not overwrite:
+        raise InputError(
+            f"output {name}: expected a new folder; got one that exists; pass --overwrite or choose another"
+        )
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    made = runtime.make_folder(part, name=name)
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.mkdir()
-        except OSError as error:
-            raise InputError(
-                f"output {path.name}: expected a place that can be written; got: {error.strerror}; choose another"
-            ) from None
         yield part
         old = path.with_name(f".old-{os.getpid()}-{path.name}")
         if path.exists():
@@ -80,9 +73,7 @@ def output_folder(path: str | Path, *, overwrite: bool = False, files: dict[str,
         made = []
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        runtime.remove_folders(made)
 
 
 def load_weights(
@@ -105,6 +96,12 @@ def load_weights(
         networks[role] = networks["sens"] if same else network.load(source, device=device)
         said[role] = {k: v for k, v in describe_weights(source).items() if k != "network"}
     return networks, said
+
+
+def tiling_of(weights: dict[str, Any]) -> str:
+    """How a volume is cut for ``weights`` (:func:`load_weights`): as the authors' program does if all are its own."""
+    theirs = all(w["info"].get("source") == "TensorFlow checkpoint" for w in weights.values())
+    return "released" if theirs else "aligned"
 
 
 def describe_weights(source: str | Path) -> dict[str, Any]:
@@ -146,7 +143,7 @@ def predict(
 
     scan, prior, mask: NIfTI files on one grid. sens, spec: weights files, names of shipped ones or TensorFlow
     checkpoints of the authors' program; with one of the two alone lesions are "untiered". tiling: "aligned", "released"
-    (:func:`dmplus.inference.predict_volume`), or "auto": as released where all weights come from the authors' program.
+    (:func:`dmplus.inference.predict_volume`), or "auto" (:func:`tiling_of`).
     Raises ``InputError`` (one line) for every input that cannot be used and then leaves nothing behind.
     """
     started = time.perf_counter()
@@ -161,9 +158,7 @@ def predict(
         machine = runtime.machine(device, precision)
         networks, weights = load_weights(sens, spec, device=machine.device)
         models = list(networks.values())
-        if tiling == "auto":
-            theirs = all(w["info"].get("source") == "TensorFlow checkpoint" for w in weights.values())
-            tiling = "released" if theirs else "aligned"
+        tiling = tiling_of(weights) if tiling == "auto" else tiling
         found = triage_case(
             case,
             models[0],
@@ -285,8 +280,9 @@ def evaluate_folder(
 ) -> pd.DataFrame:
     """Evaluate models, or a folder of ``predictions``, on a cohort folder; returns what ``summary.csv`` holds.
 
-    With models: the sensitive one, the specific one and the union of both, on the canonical 1 mm grid. Raises
-    ``InputError`` for everything that cannot be used, and for cases without a label; then nothing is left behind.
+    With models: the sensitive one, the specific one and the union of both, on the canonical 1 mm grid, in the tiles that
+    :func:`predict` takes for them. Raises ``InputError`` for everything that cannot be used, and for cases without a
+    label, before the models run; then nothing is left behind.
     """
     matching = metrics.Matching(rule=rule, min_overlap=min_overlap)
     if not 0 < threshold <= 1:
@@ -305,10 +301,11 @@ def evaluate_folder(
         else:
             machine = runtime.machine(device, precision)
             networks, said["weights"] = load_weights(sens, spec, device=machine.device)
-            said |= {"device": machine.device, "precision": machine.precision, "why": machine.why}
+            said |= {"tiling": tiling_of(said["weights"]), "device": machine.device, "precision": machine.precision}
+            said["why"] = machine.why
             rows, table = _evaluate_models(
-                read_cohort(cohort, split=split), networks, machine, threshold=threshold, matching=matching,
-                progress=progress,
+                read_cohort(cohort, split=split), networks, machine, tiling=said["tiling"], threshold=threshold,
+                matching=matching, progress=progress,
             )  # fmt: skip
         rows.to_csv(folder / "lesions.csv", index=False, float_format="%.6g", lineterminator="\n")
         table.to_csv(folder / "summary.csv", index=False, float_format="%.6g", lineterminator="\n")
@@ -333,6 +330,7 @@ def _evaluate_models(
     networks: dict[str, DeepMedic],
     machine: runtime.Machine,
     *,
+    tiling: str,
     threshold: float,
     matching: metrics.Matching,
     progress: bool,
@@ -340,6 +338,9 @@ def _evaluate_models(
     unlabelled = [c.name for c in cases if c.label is None]
     if unlabelled:
         raise InputError(f"case {unlabelled[0]}: expected a reference label; got none; evaluate labelled cases only")
+    for files in cases:  # a bad label of the last case shall not come to light after hours
+        image, affine = read_image(files.image)
+        read_label(files.label, like=Grid(image.shape, affine))  # type: ignore[arg-type]
     from dmplus.inference import predict_volume
 
     models = [*networks, "union"] if len(networks) == 2 else list(networks)
@@ -349,7 +350,9 @@ def _evaluate_models(
         case = files.load()
         normal = case.normalised()
         maps = {
-            role: predict_volume(model, normal.image, prior=normal.prior, mask=case.mask, machine=machine)
+            role: predict_volume(
+                model, normal.image, prior=normal.prior, mask=case.mask, tiling=tiling, machine=machine
+            )
             for role, model in networks.items()
         }
         if "union" in models:  # at one threshold the union of two masks is the mask of the larger probability

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dmplus.runtime import InputError, Progress, replacing, rng, write_json
+from dmplus.runtime import InputError, Progress, replacing, rng, writable_folder, write_json
 from dmplus.synthetic_anatomy import Anatomy, anatomy
 from dmplus.synthetic_config import COHORTS, CohortConfig
 from dmplus.synthetic_lesions import Body, courses, grow, place
@@ -213,9 +213,9 @@ def generate(config: CohortConfig, folder: str | Path, *, progress: bool = True)
 
     Patients are written one by one; a stopped run goes on with the first patient that is not complete, and the same
     configuration gives the same bytes. ``cases.csv`` appears last. ``*_lookalikes.nii.gz`` lies beside each case.
-    Raises ``InputError`` when the folder holds a cohort of another configuration.
+    Raises ``InputError`` when the folder cannot be written or holds a cohort of another configuration or anything else.
     """
-    folder = Path(folder)
+    folder = writable_folder(folder, own="cohort.json")
     described = {"version": VERSION, "config": json.loads(json.dumps(dataclasses.asdict(config)))}
     stored = folder / "cohort.json"
     if stored.is_file():
@@ -228,10 +228,6 @@ def generate(config: CohortConfig, folder: str | Path, *, progress: bool = True)
                 f"cohort {folder.name}: expected an empty folder or this cohort unfinished; got another cohort's "
                 "cohort.json; choose another folder"
             )
-    elif (folder / "cases.csv").exists():
-        raise InputError(
-            f"cohort {folder.name}: expected an empty folder; got a cohort without cohort.json; choose another folder"
-        )
     else:
         write_json(stored, described)
     shown = Progress(config.patients, "patients") if progress else None

@@ -294,7 +294,7 @@ FAULTS = (
     fault(
         "authors' weights on the other tiling",
         "predict",
-        ('tiling = "released" if theirs else "aligned"', 'tiling = "aligned"'),
+        ('return "released" if theirs else "aligned"', 'return "aligned"'),
         tests="test_tf_checkpoint.py::test_convert_then_predict_is_predict",
     ),
     fault(

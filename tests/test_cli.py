@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import subprocess
 import sys
@@ -336,6 +337,23 @@ def test_a_scan_that_is_no_whole_nifti_file(workplace, weights, capsys, kind):
     assert "bad.nii.gz" in refused(capsys, folder, weights, bad, "-o", folder / "out")
 
 
+@pytest.mark.parametrize("kind", ["one bit flipped", "checksum gone"])
+@pytest.mark.parametrize("what", ["scan", "prior", "mask"])
+def test_damage_that_only_the_checksum_shows(workplace, weights, capsys, what, kind):
+    folder, scan, mask, prior = workplace
+    files = {"scan": scan, "prior": prior, "mask": mask}
+    # stored without compression a flipped bit does not stop the reading
+    content = bytearray(gzip.compress(gzip.decompress(files[what].read_bytes()), compresslevel=0))
+    if kind == "one bit flipped":
+        content[len(content) // 2] ^= 1
+    else:
+        del content[-8:]
+    files[what].write_bytes(content)
+    nibabel.load(files[what]).get_fdata()  # the library sees nothing
+    message = refused(capsys, folder, weights, scan, "--prior", prior, "--mask", mask, "-o", folder / "out")
+    assert "truncated or damaged one; copy it again" in message and files[what].name in message
+
+
 @pytest.mark.parametrize("kind", BAD_VOLUMES)
 def test_a_bad_earlier_scan(workplace, weights, capsys, kind):
     folder, scan, _, prior = workplace
@@ -346,8 +364,11 @@ def test_a_bad_earlier_scan(workplace, weights, capsys, kind):
 
 OTHER_GRIDS = {
     "another shape": (lambda a, m: (a[:-1], m), "shape (30, 30, 30); got (29, 30, 30)"),
-    "another frame": (lambda a, m: (a, shifted(m)), "frame"),
-    "flipped axes": (lambda a, m: (a, m @ np.diag([-1, 1, 1, 1])), "frame"),
+    "another frame": (
+        lambda a, m: (a, shifted(m, 5)),
+        "frame (equal affine, corners within 0.05 mm); got corners up to 5.0 mm apart",
+    ),
+    "flipped axes": (lambda a, m: (a, m @ np.diag([-1, 1, 1, 1])), "got corners up to 58.0 mm apart"),
 }
 
 
@@ -366,6 +387,11 @@ def test_earlier_scan_or_mask_of_another_shape_or_frame(workplace, weights, caps
     [
         ("empty", lambda a, m: (a * 0, m), "empty"),
         ("beyond 0 and 1", lambda a, m: (a * 2, m), "only the values 0 and 1"),
+        (
+            "one voxel",
+            lambda a, m: (at(a * 0, 1), m),
+            "mask bad_mask.nii.gz: expected a brain of at least 1000 mm3; got 1 voxels, 1 mm3; check the mask",
+        ),
         ("soft", lambda a, m: (a * 0.5, m), "only the values 0 and 1"),
         (
             "beside the brain",
@@ -380,6 +406,17 @@ def test_a_bad_mask(workplace, weights, capsys, kind, edit, words):
     if kind == "beside the brain":
         scan = edited(scan, lambda a, m: (np.where(np.arange(30) < 2, 0, a), m))
     assert words in refused(capsys, folder, weights, scan, "--mask", bad, "-o", folder / "out")
+
+
+def test_a_brain_without_contrast_and_without_a_mask(workplace, weights, capsys):
+    folder, scan, *_ = workplace
+    flat = edited(scan, lambda a, m: ((a > 0) * np.float32(9), m))
+    message = refused(capsys, folder, weights, flat, "-o", folder / "out")
+    assert "contrast inside the brain; got a constant; check the export" in message and "mask" not in message
+    dot = edited(scan, lambda a, m: (at(a * 0, 5), m))
+    assert "image bad_scan.nii.gz: expected a brain of at least 1000 mm3" in refused(
+        capsys, folder, weights, dot, "-o", folder / "out"
+    )
 
 
 def test_a_head_with_skull_needs_a_mask(workplace, weights, capsys):
@@ -401,8 +438,51 @@ def test_an_output_that_exists_or_cannot_be_written(workplace, weights, capsys):
     refused(capsys, folder, weights, scan, "-o", folder / "file" / "below")
     refused(capsys, folder, weights, scan, "-o", "/proc/dmplus/out")
     # a slip of the hand must not delete somebody's scans
-    assert "results of this command alone" in refused(capsys, folder, weights, scan, "-o", folder, "--overwrite")
+    for option in ([], ["--overwrite"]):  # nor be told to try it
+        message = refused(capsys, folder, weights, scan, "-o", folder, *option)
+        assert "results of this command alone" in message and "--overwrite" not in message
     assert scan.is_file()
+
+
+def test_paths_without_a_name_are_called_as_they_were_given(workplace, weights, capsys, monkeypatch):
+    folder, scan, *_ = workplace
+    monkeypatch.chdir(folder)
+    assert refused(capsys, folder, weights, ".", "-o", "out").startswith("image .: expected a NIfTI file")
+    assert refused(capsys, folder, weights, scan, "-o", "/").startswith("output /: expected a folder that holds")
+    assert cli.main(["predict", str(scan), "-o", "out", "--spec", ".", *CPU]) == 2
+    message = error_line(capsys)
+    assert message.startswith(".: expected weights") and "got a folder" in message
+    assert cli.main(["evaluate", ".", "-o", "out", "--sens", str(weights / "one.safetensors"), *CPU]) == 2
+    assert error_line(capsys).startswith("cohort .: expected a folder with cases.csv")
+
+
+@pytest.mark.parametrize("command", ["predict", "synth", "train", "evaluate", "run"])
+@pytest.mark.parametrize("place", ["a file", "below a file", "/proc/dmplus", "/sys/dmplus"])
+def test_an_output_that_cannot_be_written_is_refused_before_anything_slow(
+    tmp_path, capsys, monkeypatch, command, place
+):
+    def slow(*_, **__):
+        raise AssertionError("the output was not asked for first")
+
+    for work in ("volume.read_cohort", "predict.read_cohort", "predict.read_case", "predict.load_weights",
+                 "synthetic.patient", "course.run_notebook", "runtime.machine"):  # fmt: skip
+        monkeypatch.setattr(f"dmplus.{work}", slow)
+    (tmp_path / "file").write_text("")
+    out = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "x"}.get(place, Path(place))
+    first = {"synth": ["--cohort", "smoke"], "run": ["00_start_here"]}.get(command, ["input"])
+    assert cli.main([command, *first, "-o", str(out)]) == 2
+    message = error_line(capsys)
+    assert message.startswith(f"output {out.name}: expected a ") and "got" in message and "choose another" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.parametrize("command", ["train", "synth"])
+def test_results_do_not_mix_with_other_files(cohort, tmp_path, capsys, command):
+    before = {p: p.stat().st_mtime_ns for p in cohort.rglob("*")}
+    first = {"synth": ["--cohort", "smoke"], "train": [str(cohort), "--preset", "smoke"]}[command]
+    assert cli.main([command, *first, "-o", str(cohort)]) == 2
+    assert "expected a new or empty folder" in error_line(capsys)
+    assert {p: p.stat().st_mtime_ns for p in cohort.rglob("*")} == before
 
 
 def test_overwrite_replaces_a_result_as_a_whole(tmp_path, weights, by_brightness):
@@ -461,6 +541,19 @@ def test_nothing_half_written_after_an_interruption(tmp_path, weights, by_bright
     ("argv", "words"),
     [
         ([], "expected a command"),
+        (["predict", "a.nii", "b.nii", "-o", "c"], "expected one SCAN; got b.nii as well; did you mean --prior?"),
+        (["info", "sens", "spec"], "expected one WEIGHTS; got spec as well; see"),
+        (["doctor", "now"], "expected options only; got now as well; see"),
+        (
+            ["synth", "-o", "b", "patientz=3"],
+            "expected a field of CohortConfig (did you mean patients?); got 'patientz'; "
+            "`python -m pydoc dmplus.synthetic_config.CohortConfig` lists them all",
+        ),
+        (
+            ["train", "nowhere", "-o", "b", "--config", "nodir.json"],
+            "nodir.json: expected a training configuration as JSON; got No such file or directory; pass",
+        ),
+        (["train", "nowhere", "-o", "b", "learning_rate=nan"], "learning_rate above 0; got nan"),
         (["predcit"], "did you mean predict?"),
         (["predict", "a.nii", "-o", "b", "--presicion", "float32"], "did you mean --precision?"),
         (["predict", "a.nii", "-o", "b", "--prio", "c"], "unknown option --prio"),
@@ -486,11 +579,27 @@ def test_nothing_half_written_after_an_interruption(tmp_path, weights, by_bright
 def test_a_command_line_that_cannot_be_used(argv, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(argv) == 2
-    assert words in error_line(capsys)
+    message = error_line(capsys)
+    assert words in message and len(message) < 300
     assert list(tmp_path.iterdir()) == []
 
 
-COMMANDS = ("predict", "synth", "train", "evaluate", "run", "doctor", "info")
+def test_a_path_that_is_not_there_is_bad_input(monkeypatch, capsys):
+    def absent(source):
+        raise FileNotFoundError(2, "No such file or directory", source)
+
+    monkeypatch.setattr("dmplus.predict.describe_weights", absent)
+    assert cli.main(["info", "w"]) == 2 and "w: No such file" in error_line(capsys)
+
+
+COMMANDS = ("predict", "synth", "train", "evaluate", "convert", "run", "doctor", "info")
+
+
+@pytest.mark.parametrize("command", ["predict", "synth", "train", "evaluate"])
+def test_help_says_that_an_empty_folder_is_used(command, capsys):
+    assert cli.main([command, "--help"]) == 0
+    (option,) = (p for p in capsys.readouterr().out.split("\n  -") if p.startswith("o FOLDER"))
+    assert "empty" in option
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -649,6 +758,41 @@ def test_a_cohort_with_a_bad_label(cohort, tmp_path, weights, capsys, command, k
     options = ["--preset", "smoke"] if command == "train" else ["--sens", str(weights / "one.safetensors")]
     assert cli.main([command, str(tmp_path / "bad"), "-o", str(tmp_path / "out"), *options, *CPU]) == 2
     assert words in error_line(capsys) and {p.name for p in tmp_path.iterdir()} == {"bad"}
+
+
+def test_evaluate_reads_every_label_before_a_model_runs(cohort, tmp_path, weights, capsys, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("a model ran before the labels were read")
+
+    monkeypatch.setattr("dmplus.inference.predict_volume", never)
+    rows = [volume.write_case(tmp_path / "c", f.load(), split="test") for f in volume.read_cohort(cohort)]
+    label = nibabel.load(rows[-1].label)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj) * 3, label.affine), rows[-1].label)
+    volume.write_cohort(tmp_path / "c", rows)
+    command = ["evaluate", str(tmp_path / "c"), "-o", str(tmp_path / "out"), "--sens", str(weights / "one.safetensors")]
+    assert cli.main([*command, *CPU]) == 2
+    assert rows[-1].label.name in error_line(capsys) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("spec", "tiling"), [("theirs", "released"), ("one", "aligned")])
+def test_predict_and_evaluate_cut_the_volume_alike(cohort, tmp_path, weights, monkeypatch, spec, tiling):
+    taken = []
+
+    def predict_volume(model, image, *, tiling="aligned", **_):
+        taken.append(tiling)
+        return np.zeros(image.shape, np.float32)
+
+    monkeypatch.setattr("dmplus.inference.predict_volume", predict_volume)
+    theirs = tmp_path / "theirs.safetensors"
+    network.save(theirs, network.load(weights / "one.safetensors"), info={"source": "TensorFlow checkpoint"})
+    models = ["--sens", str(theirs), "--spec", str({"theirs": theirs}.get(spec, weights / f"{spec}.safetensors")), *CPU]
+    scan = volume.read_cohort(cohort, split="test")[0].image
+    for command in (["predict", str(scan)], ["evaluate", str(cohort), "--split", "test"]):
+        assert cli.main([*command, "-o", str(tmp_path / command[0]), *models]) == 0
+        assert set(taken) == {tiling}
+        report = json.loads((tmp_path / command[0] / "run.json").read_text())
+        assert (report["settings"] if command[0] == "predict" else report)["tiling"] == tiling
+        taken.clear()
 
 
 def test_doctor_prints_a_table_and_fails_with_a_check(monkeypatch, capsys):

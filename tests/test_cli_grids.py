@@ -105,7 +105,7 @@ def test_blobs_of_a_synthetic_patient(case, tmp_path, monkeypatch, axes, spacing
 
     monkeypatch.setattr("dmplus.inference.predict_volume", predict_volume)
     monkeypatch.setattr(network, "load", load)
-    monkeypatch.setattr("dmplus.predict.describe_weights", lambda source: {"file": source})
+    monkeypatch.setattr("dmplus.predict.describe_weights", lambda source: {"file": source, "info": {}})
     monkeypatch.setattr("dmplus.figures.triage_board", lambda case, triage, *, path: path.write_bytes(b"png"))
     tables = [lesions(case, tmp_path / f"{a}{s}", [], axes=a, spacing=s) for a, s in (("RAS", 1.0), (axes, spacing))]
     assert_same_large_lesions(*tables)
