@@ -25,6 +25,7 @@ import torch
 
 from dmplus import curves, metrics, network, training
 from dmplus.inference import predict_volume
+from dmplus.matching import match_lesions
 from dmplus.network import DeepMedic
 from dmplus.runtime import InputError, Machine, Progress, cure_allocator, replacing, versions, write_json
 from dmplus.runtime import machine as choose_machine
@@ -62,6 +63,7 @@ def make(cohort: Path, runs: Path, *, out: Path, machine: Machine, compile: bool
         net = network.load(out / f"{name}.safetensors")
         card["models"][name]["test"] = measure(net, test, machine)
         print(name, card["models"][name]["test"], flush=True)
+    card["tilings"] = tilings(network.load(out / "sens.safetensors"), test[:10], machine)
     card["volumes"] = {k: len(v) for k, v in cases.items()} | {"test": len(test)}
     card["parameters"] = sum(p.numel() for p in network.load(out / "sens.safetensors").parameters())
     histories = [pd.read_csv(runs / name / "history.csv") for name in ("trunk", *TUNED)]
@@ -142,6 +144,31 @@ def measure(net: DeepMedic, cases: Sequence[Case], machine: Machine) -> dict[str
     return {str(k): row.dropna().to_dict() for k, row in summary.set_index(summary.columns[0]).iterrows()}
 
 
+def tilings(net: DeepMedic, cases: Sequence[Case], machine: Machine) -> dict[str, float]:
+    """How far the map of the released tiling lies from the aligned one, and what that does to the lesions at 0.5."""
+    apart, counts = [], []
+    for case in (c.normalised() for c in cases):
+        maps = [
+            predict_volume(net, case.image, prior=case.prior, mask=case.mask, tiling=t, machine=machine)
+            for t in ("aligned", "released")
+        ]
+        apart.append(np.abs(maps[0] - maps[1])[case.mask])
+        counts.append([match_lesions(case.label > 0, m >= 0.5, spacing=case.spacing) for m in maps])
+    differences = np.concatenate(apart)
+    aligned, released = (sum(c[i] for c in counts) for i in (0, 1))
+    return {
+        "volumes": len(cases),
+        "mean_difference": float(differences.mean()),
+        "share_above_0.1": float((differences > 0.1).mean()),
+        "largest_difference": float(differences.max()),
+        "lesions": aligned.n_ref,
+        "found_aligned": aligned.tp_ref,
+        "found_released": released.tp_ref,
+        "fp_aligned": aligned.fp,
+        "fp_released": released.fp,
+    }
+
+
 def card_text(card: dict[str, Any]) -> str:
     """The model card (Markdown with a YAML head) of the numbers in ``card.json``; nothing in it is typed by hand."""
     models = card["models"]
@@ -181,7 +208,8 @@ def card_text(card: dict[str, Any]) -> str:
         "",
         "The chosen threshold is folded into the classifier's bias, so that 0.5 is the operating point everywhere. The VSS",
         "weight below 1 and the shifted threshold are answers to the short training: at weight 1 and threshold 0.5 a large α",
-        "drowns in false positives until it has seen many more segments.",
+        "drowns in false positives until it has seen many more segments. The price is in mDSC: only the core of a lesion is",
+        "above so high a threshold.",
         "",
         "Measured once on the synthetic test volumes at 0.5, any-overlap rule, 95 % intervals from resampling patients:",
         "",
@@ -192,6 +220,16 @@ def card_text(card: dict[str, Any]) -> str:
         for size, row in m["test"].items():
             cells = [_with_interval(row, k) for k in ("sensitivity", "precision", "fp_per_volume", "mdsc")]
             lines.append(f"| `{name}` | {size} | {row['lesions']:.0f} | " + " | ".join(cells) + " |")
+    t = card["tilings"]
+    lines += [
+        "",
+        f'Cut into tiles as the authors\' program does (`tiling="released"`) instead of aligned, the map of `sens` on '
+        f"{t['volumes']} of these",
+        f"volumes moves by {t['mean_difference']:.1e} on average over the brain, by more than 0.1 in "
+        f"{t['share_above_0.1']:.1e} of its voxels and by {t['largest_difference']:.2f} at most: each tile",
+        f"has coarse grids of its own. Found: {t['found_released']} of {t['lesions']} lesions instead of "
+        f"{t['found_aligned']}; false positives: {t['fp_released']} instead of {t['fp_aligned']}.",
+    ]
     lines += ["", "Numbers: `dmplus/weights/card.json`. Recipe: `dmplus/shipped.py`.", ""]
     return "\n".join(lines)
 
