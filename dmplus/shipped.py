@@ -43,7 +43,7 @@ _TUNE = training.quick_config(prior="path", steps=700, learning_rate=1e-3, valid
 TUNED = {
     "bce": dataclasses.replace(_TUNE, loss="bce"),
     "sens": dataclasses.replace(_TUNE, loss="jvss", alpha=0.995, weight_detection=0.1),
-    "spec": dataclasses.replace(_TUNE, loss="jvss", alpha=0.5),
+    "spec": dataclasses.replace(_TUNE, loss="jvss", alpha=0.5, weight_detection=0.1),
 }
 
 
@@ -188,7 +188,7 @@ def card_text(card: dict[str, Any]) -> str:
         "# Shipped weights: sens, spec, bce",
         "",
         "Small DeepMedic+ networks for trying everything at once: the course, `dmplus predict`, the triage. Trained on",
-        "**synthetic** patients for minutes, not on the paper's 1.2 million segments of real ones. They find bright",
+        f"**synthetic** patients for {card['minutes']:.0f} minutes, not on the paper's 1.2 million segments of real ones. They find bright",
         "round things that changed; on real scans they are untested and will raise false alarms. **Not for clinical use.**",
         "",
         "| weights | fine-tuning loss | start | segments of fine-tuning | operating point chosen on validation |",

@@ -61,7 +61,10 @@ def lesions(case: Case, folder: Path, weights: list[str], *, axes: str, spacing:
     for row in table.itertuples():  # the map says the same as the table
         place = np.argwhere(np.asarray(ids.dataobj) == row.lesion).mean(axis=0)
         place = place @ ids.affine[:3, :3].T + ids.affine[:3, 3]
-        assert np.abs(place - (row.x_mm, row.y_mm, row.z_mm)).max() < 1
+        within = (
+            1 if row.volume_mm3 >= LARGE_MM3 else max(1, spacing)
+        )  # a few voxels: their centre is as coarse as they
+        assert np.abs(place - (row.x_mm, row.y_mm, row.z_mm)).max() < within
     return table
 
 
@@ -113,7 +116,6 @@ def test_blobs_of_a_synthetic_patient(case, tmp_path, monkeypatch, axes, spacing
         pd.testing.assert_frame_equal(*tables)
 
 
-@pytest.mark.skipif(not network.weights_path("sens").is_file(), reason="the shipped weights are not there")
 def test_the_shipped_models_on_a_synthetic_patient(tmp_path):
     case = synthetic.patient(synthetic.COHORTS["smoke"], 3).visits[-1].case
     first = lesions(case, tmp_path / "first", [], axes="RAS", spacing=1.0)

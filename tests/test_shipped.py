@@ -38,6 +38,18 @@ def test_model_card_is_computed_from_the_numbers():
     assert text == shipped.card_text(card)
 
 
+def test_readme_says_what_the_card_says():
+    models = json.loads((WEIGHTS / "card.json").read_text(encoding="utf-8"))["models"]
+    sens, spec = (models[n]["test"]["all"] for n in ("sens", "spec"))
+    sentence = (
+        f"over {sens['volumes']} synthetic test volumes the sensitive model finds {sens['sensitivity']:.0%} of "
+        f"{sens['lesions']} metastases with {sens['fp_per_volume']:.1f} false candidates a volume, the specific one "
+        f"{spec['sensitivity']:.0%} with {spec['fp_per_volume']:.1f}"
+    )
+    text = " ".join((WEIGHTS.parents[1] / "README.md").read_text(encoding="utf-8").split()).replace(" %", "%")
+    assert sentence in text, sentence
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_sensitive_weights_in_both_slots_confirm_everything(index):
     config = COHORTS["smoke"]
