@@ -188,7 +188,8 @@ def card_text(card: dict[str, Any]) -> str:
         "# Shipped weights: sens, spec, bce",
         "",
         "Small DeepMedic+ networks for trying everything at once: the course, `dmplus predict`, the triage. Trained on",
-        f"**synthetic** patients for {card['minutes']:.0f} minutes, not on the paper's 1.2 million segments of real ones. They find bright",
+        f"**synthetic** patients for {card['minutes']:.0f} minutes, not on the paper's 1.2 million segments of real ones. They "
+        "find bright",
         "round things that changed; on real scans they are untested and will raise false alarms. **Not for clinical use.**",
         "",
         "| weights | fine-tuning loss | start | segments of fine-tuning | operating point chosen on validation |",

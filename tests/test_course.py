@@ -561,7 +561,8 @@ def test_make_names_a_missing_interpreter_in_a_clean_line(tmp_path: Path) -> Non
 
     for file in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / file, tmp_path)
-    done = subprocess.run(["make", "test", "PYTHON=nopython"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    quiet = ["make", "--no-print-directory", "test", "PYTHON=nopython"]  # these tests may run under make themselves
+    done = subprocess.run(quiet, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert done.stdout.splitlines()[0] == "dmplus needs Python 3.11 or newer; 'nopython' is missing."
     assert "not found" not in done.stdout + done.stderr
@@ -578,7 +579,13 @@ def test_make_says_what_to_do_about_an_old_python(tmp_path: Path) -> None:
     old.chmod(0o755)
     for file in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / file, tmp_path)
-    done = subprocess.run([make, "test", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [make, "--no-print-directory", "test", f"PYTHON={old}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode != 0 and "needs Python 3.11 or newer" in done.stdout and "3.9.1" in done.stdout
     assert not (tmp_path / ".venv").exists()
 
