@@ -317,7 +317,10 @@ def copy(folder: Path) -> Path:
 
 
 def noticed(wrong: Fault) -> bool:
-    """Whether the tests fail with the fault planted (exit code 1: tests ran, and some failed)."""
+    """Whether the tests fail with the fault planted (exit code 1: tests ran, and some failed).
+
+    A fault without changes is the control: the same tests in a sound copy, where nothing may fail.
+    """
     with tempfile.TemporaryDirectory() as name:
         root = copy(Path(name))
         wrong.apply(root / "dmplus")
@@ -336,13 +339,14 @@ def noticed(wrong: Fault) -> bool:
 def main(names: list[str]) -> int:
     chosen = [f for f in FAULTS if not names or f.name in names]
     start, missed = time.monotonic(), []
+    for tests in sorted({f.tests for f in chosen}):
+        if noticed(Fault("control", "network", (), tests)):
+            raise SystemExit(f"{tests} fails without any fault: mend that first")
+        print(f"control: {tests} passes", flush=True)
     for i, one in enumerate(chosen, 1):
-        if not noticed(one):
-            missed.append(one.name)
-        print(
-            f"{i:2}/{len(chosen)} {'MISSED ' if one.name in missed[-1:] else 'noticed'} {one.name} ({one.tests})",
-            flush=True,
-        )
+        seen = noticed(one)
+        missed += [] if seen else [one.name]
+        print(f"{i:2}/{len(chosen)} {'noticed' if seen else 'MISSED'} {one.name} ({one.tests})", flush=True)
     print(
         f"{len(chosen) - len(missed)} of {len(chosen)} faults noticed in {(time.monotonic() - start) / 60:.1f} minutes"
     )
