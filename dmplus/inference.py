@@ -39,7 +39,7 @@ def predict_volume(
     (15); None cuts the brain into equal tiles of at most 60.
     "released": as the authors' program, see :func:`released_map`; ``tile`` does not apply, and without a mask the whole
     volume is computed. The two differ near the border of the volume and, because each tile of the release has coarse
-    grids of its own, by a shift of these grids elsewhere.
+    grids of its own, by a shift of these grids elsewhere; data_cards/weights.md measures by how much.
     """
     if tiling not in ("aligned", "released"):
         raise InputError(f"predict_volume: expected tiling aligned or released; got {tiling!r}; choose one of those")

@@ -616,14 +616,15 @@ figures.show(
 #
 # How often is that? Cut segments as training does, half of them centred on a lesion voxel, from synthetic training
 # patients, and look at what lies in the 19 × 19 × 19 block that the loss sees. Once from the course's usual cohort, once
-# from one whose patients have ten times as many lesions.
+# from one whose patients have ten times as many lesions. The paper also mentions segments of 30³ (section IV), whose
+# block is 12 × 12 × 12.
 
 # %%
 usual = dataclasses.replace(synthetic.COHORTS[session.profile.cohort], seed=seed)
 crowded = dataclasses.replace(usual, lesions_extra=10 * usual.lesions_extra)
 
-def look(cohort: synthetic.CohortConfig, n: int = 1000) -> tuple[np.ndarray, np.ndarray, list]:
-    """Of n blocks: lesions in each, whether it touches a look-alike; and the visits that they come from."""
+def look(cohort: synthetic.CohortConfig, n: int = 1000) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
+    """Of n blocks: lesions in each, whether it touches a look-alike; lesions in n smaller ones; and the visits."""
     train_part = [i for i in range(cohort.patients) if synthetic.split_of(cohort, i) == "train"][:repeats]
     visits = [v for i in train_part for v in synthetic.patient(cohort, i).visits]
     cases, config = [v.case for v in visits], sampling.SamplingConfig()
@@ -632,7 +633,7 @@ def look(cohort: synthetic.CohortConfig, n: int = 1000) -> tuple[np.ndarray, np.
         which, centre = sampler.centre(runtime.rng(seed, "01", k))
         block = [sampling.crop(v, centre - 9, (19,) * 3) for v in (visits[which].numbers, visits[which].lookalikes)]
         seen.append((np.unique(block[0][block[0] > 0]).size, block[1].any()))
-    return *np.array(seen).T, visits
+    return *np.array(seen).T, sampler.lesion_counts(n, segment=30), visits
 
 looks = {"usual cohort": look(usual), "ten times the lesions": look(crowded)}
 
@@ -641,11 +642,12 @@ looks = {"usual cohort": look(usual), "ten times the lesions": look(crowded)}
 
 # %%
 shares = {}
-for name, (number, alike, visits) in looks.items():
+for name, (number, alike, smaller, visits) in looks.items():
     positive = number > 0
     shares[name] = {
         "visits": len(visits), "lesions per visit": np.mean([len(v.lesions) for v in visits]),
         "share of positive segments": positive.mean(), "of these with two lesions or more": (number[positive] > 1).mean(),
+        "the same for segments of 30³": (smaller[smaller > 0] > 1).mean(),
         "look-alikes that lie in a positive segment": positive[alike > 0].mean(),
     }
 display(pd.DataFrame(shares).round(2))
