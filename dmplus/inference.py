@@ -58,12 +58,14 @@ def predict_volume(
     elif prior is not None:
         prior = np.ascontiguousarray(prior, np.float32)
     machine = machine or choose_machine()
-    run = _aligned_map if tiling == "aligned" else released_map
     training = network.training
     network.eval().to(machine.device)
     try:
         with torch.inference_mode():
-            out = run(network, image, prior, mask, tile=tile, machine=machine, progress=progress)
+            if tiling == "released":
+                out = released_map(network, image, prior, mask, machine=machine, progress=progress)
+            else:
+                out = _aligned_map(network, image, prior, mask, tile=tile, machine=machine, progress=progress)
     finally:
         network.train(training)
     out[~mask] = 0
@@ -160,7 +162,6 @@ def released_map(
     prior: np.ndarray | None,
     mask: np.ndarray,
     *,
-    tile: None = None,
     machine: Machine,
     progress: bool = False,
 ) -> np.ndarray:
