@@ -133,14 +133,18 @@ class BatchNorm(nn.Module):
             return F.batch_norm(
                 x, mean, torch.where(varies, variance, 1), self.weight * varies, self.bias, eps=self.epsilon
             )
-        variance, mean = torch.var_mean(x.float(), (0, 2, 3, 4), correction=0, keepdim=True)  # (1, C, 1, 1, 1), biased
+        wide = x.float()
+        mean = wide.mean((0, 2, 3, 4), keepdim=True)  # (1, C, 1, 1, 1)
+        # The variance does not change with the mean that is subtracted (to first order): no gradient through it.
+        variance = (wide - mean.detach()).square().mean((0, 2, 3, 4), keepdim=True)  # biased
         with torch.no_grad():
             self.means.index_copy_(0, self.row, mean.view(1, -1))
             self.variances.index_copy_(0, self.row, variance.view(1, -1))
             self.row.copy_((self.row + 1) % len(self.means))
         varies = _varies(mean, variance)
         scale = self.weight.view_as(mean) * varies * (torch.where(varies, variance, 1) + self.epsilon).rsqrt()
-        return torch.addcmul(self.bias.view_as(mean), x - mean, scale).to(x.dtype)
+        # As one factor and one summand per channel: the backward pass then needs x alone, in the precision it came in.
+        return torch.addcmul(self.bias.view_as(mean) - mean * scale, wide, scale).to(x.dtype)
 
 
 def _varies(mean: Tensor, variance: Tensor) -> Tensor:
@@ -165,16 +169,34 @@ class Block(nn.Module):
         nn.init.normal_(self.conv.weight, std=math.sqrt(2 / (c_in * kernel**3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        if hasattr(self, "shift"):
-            x = x + self.shift.view(1, -1, 1, 1, 1)
-        else:
-            x = F.prelu(self.norm(x), self.slope.to(x.dtype))
+        if hasattr(self, "shift"):  # conv(x + shift), written so that training needs no gradient of the image
+            y = self.conv(x)
+            return y + torch.einsum("oixyz,i->o", self.conv.weight, self.shift).to(y.dtype).view(1, -1, 1, 1, 1)
+        x = F.prelu(self.norm(x), self.slope.to(x.dtype))
         if self.dropout > 0 and self.scaling == "inverted":
-            x = F.dropout(x, self.dropout, self.training)
+            x = (x * _kept(x, self.dropout)).mul(1 / (1 - self.dropout)).to(x.dtype) if self.training else x
         elif self.dropout > 0:  # released: the mask is not rescaled in training, all values shrink at inference
-            keep = 1 - self.dropout
-            x = F.dropout(x, self.dropout, True) * keep if self.training else x * keep
+            x = (x * _kept(x, self.dropout)).to(x.dtype) if self.training else x * (1 - self.dropout)
         return self.conv(x)
+
+
+@torch.library.custom_op("dmplus::random_bytes", mutates_args=())
+def _random_bytes(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Uniform bytes, eight from each 64-bit number of torch's generator: drawing them one by one costs a fifth of a step."""
+    count = math.prod(shape)
+    words = torch.empty(count // 8 + 1, dtype=torch.int64, device=device).random_(-(2**63), None)
+    return words.view(torch.uint8)[:count].view(shape)
+
+
+@_random_bytes.register_fake
+def _(shape: Sequence[int], device: torch.device) -> Tensor:
+    return torch.empty(shape, dtype=torch.uint8, device=device)
+
+
+def _kept(x: Tensor, rate: float) -> Tensor:
+    """Dropout's mask for x (B, C, ...): 0 with probability ``rate`` (to 1/256), else 1; laid out with channels last."""
+    b, c, *edges = x.shape
+    return (_random_bytes([b, *edges, c], x.device).movedim(-1, 1).float() / 256 + (1 - rate)).floor()
 
 
 class Pathway(nn.Module):
@@ -290,7 +312,8 @@ class DeepMedic(nn.Module):
 
 def _upsample(x: Tensor, factor: int, out: Sequence[int]) -> Tensor:
     """Repeat each voxel ``factor`` times along each axis and keep the first ``out`` voxels."""
-    x = F.interpolate(x, scale_factor=factor, mode="nearest")
+    for axis in (2, 3, 4):
+        x = x.repeat_interleave(factor, axis)
     return x[:, :, : out[0], : out[1], : out[2]]
 
 

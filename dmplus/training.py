@@ -279,7 +279,7 @@ def train(
     """
     folder = run_folder(folder)
     machine = machine or choose_machine()
-    network = _start(config, init).to(machine.device)
+    network = _start(config, init).to(machine.device, memory_format=torch.channels_last_3d)
     optimizer = make_optimizer(network, config)
     done, history = _resume(folder, config, network, optimizer)
     folder.mkdir(parents=True, exist_ok=True)
