@@ -412,7 +412,7 @@ def _synth(args: argparse.Namespace) -> int:
     from dmplus import synthetic
 
     config = _configured(_chosen(synthetic.COHORTS, args.cohort, "cohort"), args.settings)
-    synthetic.generate(config, args.out, progress=True)
+    synthetic.generate(config, args.out, progress=True, processes=os.cpu_count() or 1)
     return 0
 
 
@@ -605,7 +605,7 @@ def _cast(name: str, text: str, like: Any) -> Any:
             return {"true": True, "false": False}[text]
         if isinstance(like, (int, float, str)):
             return type(like)(text)
-        value = _tuples(json.loads(text))
+        value = _tuples(json.loads(text.replace("(", "[").replace(")", "]") if isinstance(like, tuple) else text))
         if not isinstance(value, type(like)):
             raise ValueError(text)
         return value

@@ -1,8 +1,8 @@
 """Synthetic longitudinal patients with brain metastases on contrast-enhanced T1, and cohorts of them on disk.
 
-The patients do not exist. Their anatomy is a warped ICBM152 template; vessels, look-alikes and metastases are drawn by
-the laws of :class:`CohortConfig`. Everything follows from (seed, patient): the same configuration gives the same
-arrays and, with :func:`generate`, the same bytes.
+The patients do not exist. Their anatomy is a warped template (ICBM152, if no other is given); vessels, look-alikes and
+metastases are drawn by the laws of :class:`CohortConfig`. Everything follows from (seed, patient): the same configuration
+gives the same arrays and, with :func:`generate`, the same bytes.
 
 ``patient(COHORTS["quick"], 0).visits[0].case`` is a :class:`~dmplus.volume.Case`.
 """
@@ -12,13 +12,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from dmplus.runtime import InputError, Progress, replacing, rng, writable_folder, write_json
-from dmplus.synthetic_anatomy import Anatomy, anatomy
+from dmplus.synthetic_anatomy import Anatomy, anatomy, template
 from dmplus.synthetic_config import COHORTS, CohortConfig
 from dmplus.synthetic_lesions import Body, courses, grow, place
 from dmplus.synthetic_lookalikes import LOOKALIKES, lookalikes
@@ -208,15 +213,18 @@ def _describe(rows: pd.DataFrame, bodies: list[Body], host: Anatomy, sizes: dict
 
 
 # -------------------------------------------------------------------------------------------------------------- cohorts
-def generate(config: CohortConfig, folder: str | Path, *, progress: bool = True) -> None:
+def generate(config: CohortConfig, folder: str | Path, *, progress: bool = True, processes: int = 1) -> None:
     """Write the cohort into ``folder``: NIfTI files, ``cases.csv``, ``lesions.csv`` and ``cohort.json``.
 
     Patients are written one by one; a stopped run goes on with the first patient that is not complete, and the same
     configuration gives the same bytes. ``cases.csv`` appears last. ``*_lookalikes.nii.gz`` lies beside each case.
-    Raises ``InputError`` when the folder cannot be written or holds a cohort of another configuration or anything else.
+    ``processes``: patients made at the same time, each on one core (a script that asks for more than 1 needs the usual
+    ``if __name__ == "__main__"``).
+    Raises ``InputError`` when the folder cannot be written or holds a cohort of another configuration or anything else,
+    and for an ``anatomy`` that cannot be read.
     """
     folder = writable_folder(folder, own="cohort.json")
-    described = {"version": VERSION, "config": json.loads(json.dumps(dataclasses.asdict(config)))}
+    described = _described(config)
     stored = folder / "cohort.json"
     if stored.is_file():
         try:
@@ -230,21 +238,47 @@ def generate(config: CohortConfig, folder: str | Path, *, progress: bool = True)
             )
     else:
         write_json(stored, described)
-    shown = Progress(config.patients, "patients") if progress else None
+    missing = [index for index in range(config.patients) if _stored(config, index, folder) is None]
+    shown = Progress(config.patients, "patients", done=config.patients - len(missing)) if progress else None
+    for _ in _written(config, missing, folder, processes):
+        if shown:
+            shown.step()
     cases: list[CaseFiles] = []
     lesions: list[pd.DataFrame] = []
     for index in range(config.patients):
-        if _stored(config, index, folder) is None:
-            _write(config, index, folder)
         files, table = _stored(config, index, folder)  # type: ignore[misc]
         cases += files
         if len(table):
             lesions.append(table)
-        if shown:
-            shown.step()
     columns = ["name", "patient", "split", *LESION_COLUMNS]
     _csv(pd.concat(lesions, ignore_index=True) if lesions else pd.DataFrame(columns=columns), folder / "lesions.csv")
     write_cohort(folder, cases)
+
+
+def _described(config: CohortConfig) -> dict[str, Any]:
+    """What ``cohort.json`` says. Of another anatomy the file's name and its content's hash, never where it lies here."""
+    content = json.loads(json.dumps(dataclasses.asdict(config)))
+    if not content.pop("anatomy"):
+        return {"version": VERSION, "config": content}
+    content["anatomy"] = Path(config.anatomy).name
+    return {"version": VERSION, "config": content, "anatomy_sha256": template(config.anatomy).sha256}
+
+
+def _written(config: CohortConfig, missing: list[int], folder: Path, processes: int) -> Iterator[None]:
+    """Write the missing patients, yielding after each."""
+    if min(processes, len(missing)) <= 1:
+        for index in missing:
+            yield _write(config, index, folder)
+        return
+    # spawned, not forked: a fork of a process whose torch threads run can hang
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(missing)), context, torch.set_num_threads, (1,)) as pool:
+        waiting = [pool.submit(_write, config, index, folder) for index in missing]
+        try:
+            for done in as_completed(waiting):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _write(config: CohortConfig, index: int, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Anatomy of a synthetic patient: an asymmetric smooth warp of the ICBM152 template, with sulci of its own.
+"""Anatomy of a synthetic patient: an asymmetric smooth warp of a template (ICBM152), with sulci of its own.
 
 Everything is computed in a window: the part of the patient's grid that holds brain, plus a margin, in voxels of 1 mm.
 """
@@ -7,43 +7,87 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib.resources
+import io
+import os
+import zipfile
+import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
 from scipy import ndimage
 
-from dmplus.runtime import rng
+from dmplus.runtime import InputError, named, rng
 from dmplus.synthetic_config import CohortConfig
 
 MARGIN = 6  #: voxels around the window, so that blurring and misregistration never reach an edge
+WHITE = 223  #: median of white matter in a template's T1
 DETAIL_MM = 1.5  #: scale of the detail that sharpening adds again
 
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """The ICBM152 2009a template around the brain, 1 mm, RAS+; ``origin`` = voxel (0, 0, 0) in MNI mm."""
+    """A template around the brain, 1 mm, RAS+; ``origin`` = voxel (0, 0, 0) in MNI mm."""
 
     channels: torch.Tensor  #: (4, X, Y, Z) float32: T1 / white matter, grey, white probability, brain mask
     detail: torch.Tensor  #: (1, X, Y, Z) float32: what the T1 loses by smoothing with DETAIL_MM
     inwards: np.ndarray  #: (X/2, Y/2, Z/2) float32: mm to the brain's border, negative outside
     origin: np.ndarray  #: (3,) mm
+    sha256: str  #: of the file it was read from
+
+
+def template(path: str = "") -> Template:
+    """The shipped template (ICBM152 2009a, assets/template.npz; copyright notice beside it), or that of the .npz at
+    ``path``, made by assets/make_colin27.py. Each is read once. Raises ``InputError`` for a file that is none."""
+    return _template(os.path.abspath(path) if path else "")
 
 
 @functools.cache
-def template() -> Template:
-    """The shipped template (assets/template.npz; copyright notice beside it), read once."""
-    path = importlib.resources.files("dmplus") / "assets" / "template.npz"
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as z:
-        t1, gm, wm = z["t1"], z["gm16"], z["wm16"]
-        mask = np.unpackbits(z["mask"], count=t1.size).reshape(t1.shape)
-        origin = z["origin"].astype(np.float64)
-    t1 = t1.astype(np.float32) / 223  # median of white matter
+def _template(path: str) -> Template:
+    source = Path(path) if path else importlib.resources.files("dmplus") / "assets" / "template.npz"
+    try:
+        content = source.read_bytes()
+        t1, gm, wm, mask, origin = _arrays(content)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        came = (
+            error.strerror if isinstance(error, OSError) else error if type(error) is ValueError else "a damaged file"
+        )
+        raise InputError(
+            f"anatomy {named(path)}: expected an .npz made by dmplus/assets/make_colin27.py; got {came}; make it as its "
+            "first lines say, and give the path as anatomy="
+        ) from None
+    t1 = t1.astype(np.float32) / WHITE
     channels = np.stack([t1, gm.astype(np.float32) / 16, wm.astype(np.float32) / 16, mask.astype(np.float32)])
     detail = t1 - ndimage.gaussian_filter(t1, DETAIL_MM)
     half = np.pad(mask[::2, ::2, ::2], 2)  # padded, so that the template's faces are borders, too
     inwards = 2 * (ndimage.distance_transform_edt(half) - ndimage.distance_transform_edt(1 - half))[2:-2, 2:-2, 2:-2]
-    return Template(torch.from_numpy(channels), torch.from_numpy(detail)[None], inwards.astype(np.float32), origin)
+    return Template(
+        torch.from_numpy(channels), torch.from_numpy(detail)[None], inwards.astype(np.float32), origin,
+        hashlib.sha256(content).hexdigest(),
+    )  # fmt: skip
+
+
+def _arrays(content: bytes) -> tuple[np.ndarray, ...]:
+    """t1, gm16, wm16, mask (X, Y, Z) uint8 and origin (3,) of a template's file; ValueError says what is wrong."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise ValueError("another kind of file")
+    with np.load(io.BytesIO(content), allow_pickle=False) as z:
+        missing = [k for k in ("t1", "gm16", "wm16", "mask", "origin") if k not in z]
+        if missing:
+            raise ValueError(f"a file without {', '.join(missing)}")
+        t1, gm, wm, packed, origin = (z[k] for k in ("t1", "gm16", "wm16", "mask", "origin"))
+    volumes = [a.dtype == np.uint8 and a.ndim == 3 and a.shape == t1.shape for a in (t1, gm, wm)]
+    if not all(volumes) or packed.dtype != np.uint8 or packed.size != -(-t1.size // 8) or origin.shape != (3,):
+        raise ValueError(f"arrays of other types or shapes (t1 {t1.dtype} {t1.shape})")
+    mask = np.unpackbits(packed, count=t1.size).reshape(t1.shape)
+    white = t1[(wm >= 15) & (mask > 0)]
+    if not len(white) or abs(np.median(white) - WHITE) > 0.05 * WHITE:
+        raise ValueError(
+            f"white matter at {np.median(white):.0f} instead of {WHITE}" if len(white) else "no white matter"
+        )
+    return t1, gm, wm, mask, origin.astype(np.float64)
 
 
 # --------------------------------------------------------------------------------------------------- smooth random fields
@@ -103,6 +147,7 @@ class Anatomy:
     mni: np.ndarray  #: (3, X/4, Y/4, Z/4) position in the template, mm, at every fourth voxel
     place: Placement
     warp: np.ndarray  #: (3, X/4, Y/4, Z/4) displacement in template voxels, at every fourth voxel
+    source: Template
 
     @property
     def litres(self) -> float:
@@ -110,7 +155,7 @@ class Anatomy:
 
     def from_mni(self, points: np.ndarray) -> np.ndarray:
         """Window positions (N, 3) in voxels of template positions (N, 3) in mm: the inverse of the warp, by iteration."""
-        target = points - template().origin
+        target = points - self.source.origin
         at = self.place.to_window(target)
         for _ in range(8):
             shift = self.coarse(self.warp, at)
@@ -140,14 +185,14 @@ class Placement:
 def anatomy(config: CohortConfig, index: int) -> Anatomy:
     """The brain of patient ``index``: head size, tilt and asymmetric warp of the template, contrast, sulci, texture."""
     random = rng(config.seed, "anatomy", index)
-    place, origin, shape = _placement(config, random)
+    source = template(config.anatomy)
+    place, origin, shape = _placement(config, random, source)
     warp = np.zeros((3, *shape), np.float32)
     for amplitude, spacing in zip(config.warp_mm, config.warp_spacing_mm, strict=True):
         for axis in range(3):
             warp[axis] += amplitude * smooth_field(random, shape, spacing)
     at = _affine_grid(place, shape)
     at += warp
-    source = template()
     t1, grey, white, inside = sample(source.channels, at)
     t1 += config.sharpening * sample(source.detail, at)[0]
     mask = inside >= 0.5
@@ -162,12 +207,12 @@ def anatomy(config: CohortConfig, index: int) -> Anatomy:
     noise = ndimage.gaussian_filter(random.standard_normal(shape, dtype=np.float32), config.texture_mm)
     tissue += (config.texture / max(float(noise.std()), 1e-6)) * noise * np.clip(grey + white, 0, 1)
     return Anatomy(
-        origin, np.maximum(tissue, 0.02), grey, white, mask, depth, mni, place, warp[:, ::4, ::4, ::4].copy()
+        origin, np.maximum(tissue, 0.02), grey, white, mask, depth, mni, place, warp[:, ::4, ::4, ::4].copy(), source
     )
 
 
 def _placement(
-    config: CohortConfig, random: np.random.Generator
+    config: CohortConfig, random: np.random.Generator, source: Template
 ) -> tuple[Placement, tuple[int, int, int], tuple[int, int, int]]:
     """Head size and tilt, and the window: the grid where the brain can be, or the crop with its margin."""
     mean, sd, least, most = config.scale
@@ -179,7 +224,7 @@ def _placement(
         @ np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
         @ np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
     )
-    size = np.array(template().channels.shape[1:])
+    size = np.array(source.channels.shape[1:])
     reach = size * scale / 2 + 4  # half the brain's box and what a tilt adds
     grid = np.array(config.shape)
     # Where the brain's middle lies on the patient's grid: a crop may lie anywhere inside the brain, most often centred.

@@ -30,6 +30,7 @@ class CohortConfig:
     # ----------------------------------------------------------------------------------------------------------- grid
     shape: tuple[int, int, int] = (112, 128, 96)  #: voxels of 1 mm; smaller than a brain = a crop of it
     # -------------------------------------------------------------------------------------------------------- anatomy
+    anatomy: str = ""  #: "" = the shipped template; else the path of an .npz that assets/make_colin27.py made
     scale: tuple[float, float, float, float] = (0.94, 0.035, 0.86, 1.0)  #: head size / template: mean, sd, least, most
     rotation_deg: float = 4.0  #: head tilt about each axis, standard deviation, degrees
     warp_mm: tuple[float, float] = (3.0, 0.8)  #: displacement, root mean square per axis, coarse and fine, mm

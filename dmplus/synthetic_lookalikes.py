@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from dmplus.runtime import rng
-from dmplus.synthetic_anatomy import Anatomy, smooth_field, template
+from dmplus.synthetic_anatomy import Anatomy, smooth_field
 from dmplus.synthetic_config import CohortConfig
 from dmplus.synthetic_lesions import Body, body, contrasts, recovery, size_law
 
@@ -224,7 +224,7 @@ def _curve(host: Anatomy, points: np.ndarray, radii: np.ndarray, level: float, *
     line = np.stack([np.interp(along, corner, points[:, k]) for k in range(3)], 1)
     line = ndimage.gaussian_filter1d(line, 4 / STEP_MM, axis=0, mode="nearest")
     if border:
-        inwards, origin = template().inwards, template().origin
+        inwards, origin = host.source.inwards, host.source.origin
         slope = np.stack(np.gradient(ndimage.gaussian_filter(inwards, 1.0)), -1) / 2
         for _ in range(12):
             i, j, k = np.clip(np.rint((line - origin) / 2).astype(int), 0, np.array(inwards.shape) - 1).T
@@ -252,7 +252,7 @@ def _sinuses(config: CohortConfig, random: np.random.Generator, host: Anatomy) -
     """Superior sagittal, straight and transverse sinuses along the template's border."""
     low, high = config.vessel_level
     level = random.uniform(low + 0.5 * (high - low), high)
-    source = template()
+    source = host.source
     middle, distance = np.array([0.0, -18.0, 8.0]), np.arange(20, 110, 1.0)
     points = []
     for angle in np.radians(np.linspace(60, -155, 30)):  # from the forehead over the vertex to the occiput

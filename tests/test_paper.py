@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import doctest
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from dmplus import paper
 from dmplus.runtime import InputError
@@ -98,6 +100,21 @@ def test_the_data_set_adds_up() -> None:
     assert value("test patients") == paper.PATIENTS and value("test volumes with a prior") == paper.WITH_PRIOR
     assert paper.VOLUMES - paper.WITH_PRIOR == paper.PATIENTS  # each patient's first volume has no prior
     assert value("training patients") + value("test patients") < value("patients")
+
+
+def test_the_card_of_the_private_cohort_has_the_same_numbers() -> None:
+    text = (Path(__file__).parents[1] / "data_cards" / "uker_private.md").read_text(encoding="utf-8")
+    card = yaml.safe_load(text.split("---\n")[1])
+    parts = {"train": "training", "validation": "validation", "test": "test"}
+    below = ROWS[(ROWS["section"] == "II.E.1") & (ROWS["unit"] == "%")].set_index("quantity")
+    told = {}
+    for what, row in (("volumes", "volumes"), ("patients", "patients"), ("volumes_with_prior", "volumes with a prior"),
+                      ("lesions", "lesions"), ("lesions_below_0.1_cm3_percent_printed", "lesions below 0.1 cm3")):  # fmt: skip
+        told |= {f"{parts[part]} {row}" if part in parts else row: n for part, n in card[what].items()}
+    assert told == {name: value(name) for name in ROWS.loc[ROWS["section"] == "II.E.1", "quantity"]}
+    for part, number in card["lesions_below_0.1_cm3"].items():
+        row = below.loc[f"{parts[part]} lesions below 0.1 cm3"]
+        assert (number, card["lesions"][part]) == (row["numerator"], row["denominator"])
 
 
 def test_areas_of_the_printed_points_fall_short_of_the_printed_area() -> None:

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import importlib.resources
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -387,3 +389,123 @@ def test_size_law_is_cut_and_courses_follow_their_states():
     assert per_exam == pytest.approx(QUICK.new_lesions, abs=0.1)
     with_core = checks.body_rows(dataclasses.replace(QUICK, necrosis_share=(0, 0, 0, 0, 0)), 20)
     assert with_core["necrosis, > 5 cm3"][0] == 0
+
+
+def test_tissue_levels_by_intensity_alone_and_the_picture_beside_a_real_brain(tmp_path):
+    from dmplus import synthetic_card
+
+    at = np.indices((70, 70, 70)) - 34.5
+    depth, mask = 33 - np.sqrt((at**2).sum(0)), np.sqrt((at**2).sum(0)) < 33
+    truth = np.select([depth > 26, depth > 10, depth > 7, depth > 6], [0.2, 1.0, 0.76, 0.2], 0.76) * mask
+    truth[30:34, 50:54, 20:50] = 2.0  # a vessel
+    image = ndimage.gaussian_filter(truth, 0.5) * (1 + 0.0015 * at[0]) * 500
+    image = ((image + 15 * rng(7, "noise").standard_normal(mask.shape)) * mask).astype(np.float32)
+    ball = volume.Case(name="ball", image=image, mask=mask)
+    assert synthetic_card.white_level(image, mask) == pytest.approx(500, rel=0.05)
+    numbers = synthetic_card.real_figure(ball, patient(SMOKE, 0).visits[0].case, tmp_path / "both.png", source="nobody")
+    found = [pair[0] for pair in numbers.values()]
+    assert found[1:3] == pytest.approx([0.76, 0.2], abs=0.03)
+    inner = ndimage.binary_erosion(mask, iterations=5)
+    assert found[3] == pytest.approx(1e3 * (truth > 1.25).sum() / inner.sum(), rel=0.3)
+    assert (tmp_path / "both.png").read_bytes()[:4] == b"\x89PNG"
+
+
+# ---------------------------------------------------------------------------------------------------- another anatomy
+SHIPPED = importlib.resources.files("dmplus") / "assets" / "template.npz"
+#: Not in the repository; assets/make_colin27.py makes it.
+COLIN = Path(__file__).parent.parent / "runs" / "colin27.npz"
+
+
+def changed(path, **arrays):
+    """The shipped template with other arrays, or without those that are None."""
+    with SHIPPED.open("rb") as stream, np.load(stream) as z:
+        kept = {**z, **arrays}
+    np.savez(path, **{k: v for k, v in kept.items() if v is not None})
+    return path
+
+
+def test_each_anatomy_is_read_once_and_by_its_place(tmp_path, monkeypatch):
+    assert template() is template("")
+    (tmp_path / "other").mkdir()
+    for folder in (tmp_path, tmp_path / "other"):
+        shutil.copy(SHIPPED, folder / "copy.npz")
+    monkeypatch.chdir(tmp_path)
+    first = template("copy.npz")
+    assert first is template(str(tmp_path / "copy.npz")) is not template()
+    assert first.sha256 == template().sha256 and (first.channels == template().channels).all()
+    monkeypatch.chdir(tmp_path / "other")  # the same name, another file
+    assert template("copy.npz") is not first
+
+
+def test_a_patient_follows_its_anatomy(tmp_path):
+    shutil.copy(SHIPPED, tmp_path / "copy.npz")
+    same = patient(dataclasses.replace(SMOKE, anatomy=str(tmp_path / "copy.npz")), 1).visits[0]
+    shipped = patient(SMOKE, 1).visits[0]
+    np.testing.assert_array_equal(same.case.image, shipped.case.image)
+    np.testing.assert_array_equal(same.lookalikes, shipped.lookalikes)
+    # The same voxels elsewhere in the head: positions follow, and with them what has a place, such as vessels.
+    moved = changed(tmp_path / "moved.npz", origin=template().origin + [0, 30, 0])
+    config = dataclasses.replace(SMOKE, anatomy=str(moved))
+    host, at = anatomy(config, 1), np.array([[20.0, 30.0, 25.0]])
+    assert (host.mni - anatomy(SMOKE, 1).mni).mean((1, 2, 3)) == pytest.approx([0, 30, 0], abs=1e-3)
+    assert host.from_mni(host.coarse(host.mni, at)) == pytest.approx(at, abs=0.35)
+    assert (patient(config, 1).visits[0].lookalikes != shipped.lookalikes).any()
+
+
+def test_a_cohort_names_its_anatomy_but_not_where_it_lay(tmp_path):
+    tiny = dataclasses.replace(SMOKE, patients=1, split=(0, 0, 1), shape=(40, 40, 36), visits=(1.0,))
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        shutil.copy(SHIPPED, tmp_path / place / "other.npz")
+        config = dataclasses.replace(tiny, anatomy=str(tmp_path / place / "other.npz"))
+        generate(config, tmp_path / place / "cohort", progress=False)
+    names = {p.name for p in (tmp_path / "here" / "cohort").iterdir() if p.is_file()}
+    for name in names:
+        one, two = ((tmp_path / place / "cohort" / name).read_bytes() for place in ("here", "there"))
+        assert one == two, name
+    told = json.loads((tmp_path / "here" / "cohort" / "cohort.json").read_text())
+    assert told["config"]["anatomy"] == "other.npz" and told["anatomy_sha256"] == template().sha256
+    generate(tiny, tmp_path / "shipped", progress=False)
+    assert "anatomy" not in (tmp_path / "shipped" / "cohort.json").read_text()
+    with pytest.raises(InputError, match="another cohort"):  # the same name, other content
+        other = changed(tmp_path / "other.npz", origin=template().origin + 1)
+        generate(dataclasses.replace(tiny, anatomy=str(other)), tmp_path / "here" / "cohort", progress=False)
+
+
+@pytest.mark.parametrize(
+    "make, came",
+    [
+        (lambda p: None, "No such file or directory"),
+        (lambda p: p.mkdir(), "Is a directory"),
+        (lambda p: p.write_text("t1"), "another kind of file"),
+        (lambda p: p.write_bytes(SHIPPED.read_bytes()[:-500]), "another kind of file"),
+        (lambda p: p.write_bytes(SHIPPED.read_bytes().replace(b"t1.npy", b"tt.npy")), "without t1"),
+        (lambda p: changed(p, mask=None, origin=None), "without mask, origin"),
+        (lambda p: changed(p, t1=np.zeros((4, 4, 4), np.uint8)), r"other types or shapes \(t1 uint8 \(4, 4, 4\)\)"),
+        (lambda p: changed(p, t1=np.full(template().channels.shape[1:], 117, np.uint8)), "white matter at 117 instead"),
+        (lambda p: changed(p, mask=np.array([None])), "Object arrays cannot be loaded"),
+    ],
+)
+def test_an_anatomy_that_is_none_is_refused_before_anything_is_written(tmp_path, make, came):
+    path = tmp_path / "brain.npz"
+    make(path)
+    with pytest.raises(
+        InputError, match=rf"^anatomy brain\.npz: expected an \.npz made by .*; got .*{came}.*; make it"
+    ):
+        generate(dataclasses.replace(SMOKE, anatomy=str(path)), tmp_path / "cohort", progress=False)
+    assert not (tmp_path / "cohort").exists()
+
+
+@pytest.mark.skipif(not COLIN.is_file(), reason="runs/colin27.npz is absent: dmplus/assets/make_colin27.py makes it")
+def test_colin27_is_a_brain_like_the_template():
+    source, shipped = template(str(COLIN)), template()
+    t1, grey, white, mask = source.channels.numpy()
+    assert 1.6e6 < mask.sum() < 1.9e6 and (grey + white).max() < 1.13
+    for share, ours in ((grey, shipped.channels[1].numpy()), (white, shipped.channels[2].numpy())):
+        inside, inside_ours = share > 0.9, ours > 0.9
+        assert np.median(t1[inside]) == pytest.approx(np.median(shipped.channels[0].numpy()[inside_ours]), abs=0.02)
+    assert np.abs(source.origin - shipped.origin).max() <= 3
+    assert checks.mirror_correlation(t1, mask > 0) < 0.9
+    made = patient(dataclasses.replace(SMOKE, anatomy=str(COLIN)), 0).visits[0]
+    assert made.case.label.any() and made.lookalikes.any()
+    assert 0.09 < checks.high_pass_energy(made.case.image) < 0.16
