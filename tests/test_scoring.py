@@ -1,0 +1,74 @@
+"""Rows of lesions and false positives: they must give what labelling the map anew at each level gives."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from dmplus import curves, scoring
+from dmplus.metrics import match_lesions
+from dmplus.runtime import InputError
+
+
+def volume(seed, shape=(30, 28, 26)):
+    """A map with many blobs of all heights that merge with each other and with lesions, and three lesions."""
+    random = np.random.default_rng(seed)
+    smooth = ndimage.gaussian_filter(random.standard_normal(shape), 1.6)
+    logit = smooth / smooth.std() * 3.5 - 3
+    label = np.zeros(shape, np.uint8)
+    label[3:7, 4:9, 5:9] = label[20:22, 20:22, 20:22] = label[12:15, 3:6, 18:21] = 1
+    logit[3:6, 4:8, 5:8] += 6
+    return label, (1 / (1 + np.exp(-logit))).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_count_what_relabelling_counts_at_every_level(seed):
+    label, probability = volume(seed)
+    rows = scoring.score(label, probability)
+    swept = curves.sweep(label > 0, probability, thresholds=scoring.LEVELS.tolist())
+    wanted = swept[:, [0, 1, 3]].astype(int).tolist()
+    assert [list(scoring.counts(rows, k)) for k in range(len(scoring.LEVELS))] == wanted
+    assert max(w[2] for w in wanted) > 10  # the case is not trivial
+    assert (rows[rows.kind == "fp"].bottom > 0).any()  # some merge before the lowest level
+
+
+def test_volume_and_dice_are_those_at_one_half():
+    label, probability = volume(1)
+    rows = scoring.score(label, probability)
+    assert scoring.LEVELS[scoring.HALF] == 0.5
+    counted = match_lesions(label > 0, probability >= 0.5)
+    assert rows.dice.sum() == pytest.approx(counted.dice_sum)
+    assert rows[rows.kind == "fp"].volume_mm3.notna().sum() == counted.fp
+    blobs, _ = ndimage.label(probability >= 0.5, np.ones((3, 3, 3)))
+    for row in rows[(rows.kind == "fp") & rows.volume_mm3.notna()].itertuples():
+        at = (int(row.x), int(row.y), int(row.z))
+        assert row.volume_mm3 == (blobs == blobs[at]).sum()
+        assert probability[blobs == blobs[at]].max() == probability[at]
+
+
+def test_equal_peaks_that_merge_count_once():
+    probability = np.zeros((9, 3, 3), np.float32)
+    probability[1, 1, 1] = probability[5, 1, 1] = 0.9
+    probability[2:5, 1, 1] = 0.3
+    rows = scoring.score(np.zeros((9, 3, 3)), probability)
+    count = [scoring.counts(rows, int(scoring._level(np.array([p]))[0]))[2] for p in (0.85, 0.4, 0.25)]
+    assert count == [2, 2, 1]
+
+
+def test_what_a_false_positive_is_and_which_lesion_was_found():
+    label, probability = volume(2)
+    numbers = label.copy() * 0
+    numbers[3:7, 4:9, 5:9], numbers[20:22, 20:22, 20:22], numbers[12:15, 3:6, 18:21] = 7, 3, 5
+    kinds = np.zeros(label.shape, np.uint8)
+    rows = scoring.score(label, probability, numbers=numbers)
+    assert sorted(rows[rows.kind == "lesion"].id) == [3, 5, 7]
+    false = rows[rows.kind == "fp"].iloc[0]
+    kinds[int(false.x) + 2, int(false.y), int(false.z)] = 4
+    again = scoring.score(label, probability, lookalikes=kinds)
+    assert again[again.kind == "fp"].iloc[0].what == 4 and (again[again.kind == "fp"].what == 0).sum() > 3
+
+
+def test_nothing_gives_no_rows_and_other_shapes_are_refused():
+    nothing = np.zeros((8, 8, 8), np.float32)
+    assert len(scoring.score(nothing, nothing)) == 0
+    with pytest.raises(InputError, match="expected lookalikes of the label's shape"):
+        scoring.score(nothing, nothing, lookalikes=nothing[1:])
