@@ -1,4 +1,4 @@
-"""The command line: ``dmplus predict | synth | train | evaluate | convert | run | doctor | info``.
+"""The command line: ``dmplus predict | synth | train | experiment | evaluate | convert | run | doctor | info``.
 
 Thin: each subcommand parses its options and calls one function of the library. Nothing heavy is imported before a
 subcommand runs, so that ``dmplus --help`` answers at once.
@@ -23,7 +23,7 @@ EXIT_CODES = """exit codes:
   130  interrupted with Ctrl-C; nothing half written is left behind"""
 
 #: Subcommands that compute for long: their process is restarted once with the C library's allocator cured.
-CURED = ("predict", "train", "run")
+CURED = ("predict", "train", "run", "experiment")
 
 #: Errors of the file system that say the given path cannot be used (exit code 2); others may pass, as a full disk does.
 UNUSABLE_PLACE = (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError)
@@ -155,6 +155,25 @@ what comes out, in the folder given with -o:
   checkpoint.safetensors      to go on from
   weights.safetensors         for `dmplus predict --sens`; `dmplus info` shows what is inside
   result.json                 the last row in short""",
+        )
+    )
+    _experiment_options(
+        command(
+            "experiment",
+            _experiment,
+            "run the paper's experiments on a cohort",
+            """Train and score the runs of one or more sets of the paper's experiments: alpha (Table 1, upper part), weights
+and segments (section IV), sse (Figure 6), prior (Table 1, lower part, with controls), control (permuted labels), scratch.
+Everything is resumable: started again with the same folder, what is done is not done again.""",
+            """example:
+  dmplus experiment alpha sse --cohort cohort/ -o runs/experiments/
+  dmplus experiment --list
+
+what comes out, in the folder given with -o:
+  <run>/               a training, as of `dmplus train`
+  <run>/rows.*.csv.gz  one row per lesion and per false positive
+with --collect FOLDER, after the runs:
+  runs.csv, visits.csv, rows.csv.gz   everything joined, for tables and curves""",
         )
     )
     _evaluate_options(
@@ -329,6 +348,15 @@ def _train_options(sub: Parser) -> None:
     )
 
 
+def _experiment_options(sub: Parser) -> None:
+    sub.add_argument("sets", nargs="*", metavar="SET", help="sets of runs, or `all`; --list names them")
+    sub.add_argument("--list", action="store_true", help="name every set and its runs, and stop")
+    sub.add_argument("--cohort", metavar="COHORT", help="cohort folder, as `dmplus synth` makes it")
+    sub.add_argument("-o", "--out", metavar="FOLDER", help="folder for all runs; an earlier one is continued")
+    sub.add_argument("--collect", metavar="FOLDER", help="then join everything scored into three tables there")
+    _machine_options(sub)
+
+
 def _evaluate_options(sub: Parser) -> None:
     sub.add_argument("cohort", metavar="COHORT", help="cohort folder with cases.csv and labels")
     _out_option(sub)
@@ -458,6 +486,30 @@ def _train(args: argparse.Namespace) -> int:
             shown.step()
     training.train(config, cases["train"], cases["validation"], args.out, init=init, machine=machine)
     print(f"Weights in {Path(args.out) / 'weights.safetensors'}; look inside with `dmplus info`.")
+    return 0
+
+
+def _experiment(args: argparse.Namespace) -> int:
+    from dmplus import experiment, runtime
+
+    if args.list:
+        for name, runs in experiment.SETS.items():
+            print(f"{name}: " + textwrap.fill(", ".join(r.name for r in runs), _width(), subsequent_indent="  "))
+        return 0
+    if not args.cohort or not args.out or not (args.sets or args.collect):
+        raise UsageError("expected a set, --cohort and --out; see `dmplus experiment --help`")
+    unknown = [s for s in args.sets if s not in experiment.SETS and s != "all"]
+    if unknown:
+        raise runtime.InputError(
+            f"expected a set of {', '.join(experiment.SETS)} or all{_near(unknown[0], experiment.SETS)}; got {unknown[0]!r}"
+        )
+    names = list(experiment.SETS) if "all" in args.sets else args.sets
+    out = runtime.writable_folder(args.out)
+    if names:
+        machine = runtime.machine(args.device, args.precision)
+        experiment.main(names, experiment.Experiments(args.cohort, out, machine=machine))
+    if args.collect:
+        experiment.collect(args.cohort, out, args.collect)
     return 0
 
 

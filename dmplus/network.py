@@ -346,6 +346,22 @@ def add_prior_path(network: DeepMedic) -> DeepMedic:
     return grown.train(network.training)
 
 
+def add_prior_channel(network: DeepMedic) -> DeepMedic:
+    """A DeepMedic with the prior as second input channel that at first computes what a trained DeepMedic does: the first
+    layer's weights on the new channel start at 0."""
+    if network.config.prior != "none":
+        raise InputError(
+            f"add_prior_channel: expected a network with prior='none'; got {network.config.prior!r}; train one without first"
+        )
+    grown = DeepMedic(dataclasses.replace(network.config, prior="channel"))
+    state = dict(network.state_dict())
+    for name in ("current.blocks.0.conv.weight", "current.blocks.0.shift"):
+        axis = state[name].ndim - 4 if name.endswith("weight") else 0  # input channels
+        state[name] = torch.cat((state[name], torch.zeros_like(state[name])), axis)
+    grown.load_state_dict(state)
+    return grown.train(network.training)
+
+
 # ------------------------------------------------------------------------------------------- weights files
 SHIPPED = ("sens", "spec", "bce")  #: names of the weights inside the package
 

@@ -27,7 +27,15 @@ from torch import Tensor
 from dmplus import losses
 from dmplus.inference import predict_volume
 from dmplus.metrics import match_lesions
-from dmplus.network import DeepMedic, NetworkConfig, add_prior_path, not_finite, preset, save
+from dmplus.network import (
+    DeepMedic,
+    NetworkConfig,
+    add_prior_channel,
+    add_prior_path,
+    not_finite,
+    preset,
+    save,
+)
 from dmplus.runtime import (
     InputError,
     Machine,
@@ -271,7 +279,7 @@ def train(
     training, validation: cases with labels (raw intensities; they are normalised here); validation may be empty. A folder
     with a checkpoint of the same configuration is resumed; one of another configuration is refused.
     init: a network whose weights start the run, for fine-tuning: of the same configuration, or without prior where the
-    configuration has a prior path (:func:`dmplus.network.add_prior_path`).
+    configuration has one (:func:`dmplus.network.add_prior_path`, :func:`dmplus.network.add_prior_channel`).
     compile: torch.compile the step (None: when a compiler is there and the run is long enough to earn it back).
     stop_after: stop (with a checkpoint) once so many steps are done in all: for tests and for sharing a machine.
     Raises ``InputError`` for a folder or ``init`` that cannot be used, ``FloatingPointError`` when probabilities, loss,
@@ -377,14 +385,14 @@ def _start(config: TrainConfig, init: DeepMedic | None) -> DeepMedic:
     torch.manual_seed(config.seed)
     network = DeepMedic(config.network)
     if init is not None:
-        if init.config.prior == "none" and config.network.prior == "path":
-            init = add_prior_path(init)
+        if init.config.prior == "none" and config.network.prior != "none":
+            init = add_prior_path(init) if config.network.prior == "path" else add_prior_channel(init)
         if init.config != config.network:
             wanted, came = (dataclasses.asdict(c) for c in (config.network, init.config))
             differing = [name for name in wanted if wanted[name] != came[name]]
             raise InputError(
                 f"train: expected init weights of a network with {_listed(wanted, differing)}; got one with "
-                f"{_listed(came, differing)}; train them with the same preset (prior='none' may grow into prior='path')"
+                f"{_listed(came, differing)}; train them with the same preset (prior='none' may grow into 'path' or 'channel')"
             )
         network.load_state_dict(init.state_dict())
     return network

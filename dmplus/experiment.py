@@ -1,0 +1,356 @@
+"""The paper's experiments on a cohort: ``dmplus experiment SET COHORT -o FOLDER``, resumable at any moment.
+
+Every training is a :class:`Run` with a name. ``quick`` runs start from one DeepMedic trained with BCE (the trunk) and are
+fine-tuned with their own loss for some thousand segments; runs with ``start="scratch"`` show what that hides. A run's
+folder holds its training (:mod:`dmplus.training`) and one table of rows (:mod:`dmplus.scoring`) for each condition under
+which it was scored. :func:`collect` joins them into three tables: every number, curve and verdict is computed from those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from dmplus import network, scoring, synthetic, training
+from dmplus.inference import predict_volume
+from dmplus.network import DeepMedic
+from dmplus.runtime import InputError, Machine, Progress, from_dict, named, replacing, rng, versions, write_json
+from dmplus.synthetic import CohortConfig
+from dmplus.volume import Case, CaseFiles, read_cohort, read_image
+
+ALPHAS = (1.0, 0.995, 0.99, 0.95, 0.9, 0.5)  #: of Table 1
+SSE_ALPHAS = (0.995, 0.95, 0.8, 0.5, 0.2, 0.05)  #: SSE weighs voxels, so its own range of trade-offs
+MOST = 60  #: false positives per volume (mean) kept in the rows: curves are read far below
+SHIFTS_MM = (0.0, 1.0, 2.0, 3.0)  #: residual misregistration of the prior, root mean square, in test alone
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training and how it is scored."""
+
+    name: str
+    loss: str = "bce"
+    alpha: float = 0.5  #: of no meaning for BCE
+    detection: float = 1.0  #: weight of VSS or SSE
+    segmentation: float = 1.0  #: weight of BCE
+    prior: str = "none"  #: how the network takes the second image: none, channel or path
+    second: str = (
+        "prior"  #: what it is: the patient's "prior", the "current" scan again, the prior of an "other" patient
+    )
+    labels: str = "own"  #: "own", or "permuted" over the training visits (negative control)
+    segment: int = 37
+    seed: int = 0
+    start: str = "trunk"  #: "trunk" or "scratch"
+    steps: int = 500  #: of 10 segments
+    validated: bool = False  #: scored on validation, too, because operating points are chosen there
+    shifted: bool = False  #: scored with misregistered priors, too
+
+
+def _runs() -> dict[str, list[Run]]:
+    seeds = range(3)
+
+    def jvss(alpha: float, seed: int = 0, **more: Any) -> Run:
+        prior = "" if more.get("prior", "none") == "none" else f"-{more['prior']}"
+        return Run(name=f"jvss-{alpha:g}{prior}-s{seed}", loss="jvss", alpha=alpha, seed=seed, **more)
+
+    alpha = [Run(name=f"bce-s{s}", seed=s, validated=s == 0) for s in seeds]
+    alpha += [jvss(a, s, validated=s == 0) for a in ALPHAS for s in (seeds if a in (0.995, 0.5) else [0])]
+    weights = [
+        Run(name="jvss-0.95-2to1-s0", loss="jvss", alpha=0.95, detection=2 / 3, segmentation=1 / 3),
+        Run(name="jvss-0.95-1to2-s0", loss="jvss", alpha=0.95, detection=1 / 3, segmentation=2 / 3),
+        Run(name="jvss-0.995-0.1to1-s0", loss="jvss", alpha=0.995, detection=0.1, validated=True),
+    ]
+    segments = [
+        Run(name="bce-30-s0", segment=30),
+        Run(name="jvss-0.95-30-s0", loss="jvss", alpha=0.95, segment=30),
+        Run(name="jvss-0.5-30-s0", loss="jvss", alpha=0.5, segment=30),
+    ]
+    sse = [
+        Run(name=f"{loss.replace('_', '+')}-{a:g}-s0", loss=loss, alpha=a)
+        for loss in ("sse", "sse_bce")
+        for a in SSE_ALPHAS
+    ]
+    prior = [jvss(a, s, prior="path", validated=s == 0, shifted=s == 0) for a in (0.995, 0.5) for s in seeds]
+    prior += [jvss(a, prior="channel", shifted=True) for a in (0.995, 0.5)]
+    prior += [
+        Run(name=f"jvss-{a:g}-path-{second}-s0", loss="jvss", alpha=a, prior="path", second=second)
+        for a in (0.995, 0.5)
+        for second in ("current", "other")
+    ]
+    prior += [Run(name="bce-path-s0", prior="path", validated=True)]
+    prior += [
+        Run(name="jvss-0.995-0.1to1-path-s0", loss="jvss", alpha=0.995, detection=0.1, prior="path", validated=True)
+    ]
+    control = [Run(name="permuted-s0", labels="permuted", start="scratch", steps=1500)]
+    scratch = [Run(name="jvss-0.5-scratch-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000)]
+    return {
+        "alpha": alpha, "weights": weights, "segments": segments, "sse": sse, "prior": prior, "control": control,
+        "scratch": scratch,
+    }  # fmt: skip
+
+
+SETS: dict[str, list[Run]] = _runs()
+
+
+def trunk_config(seed: int = 11) -> training.TrainConfig:
+    """The training that all fine-tuned runs start from: BCE, where a larger segment gives more voxels for the work."""
+    config = training.quick_config(
+        prior="none", loss="bce", steps=4000, batch=6, learning_rate=2e-3, validate_every=2000, seed=seed
+    )
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, segment=49))
+
+
+def config_of(run: Run) -> training.TrainConfig:
+    """The training configuration of a run at the profile ``quick``."""
+    config = training.quick_config(
+        prior=run.prior, loss=run.loss, alpha=run.alpha, weight_detection=run.detection,
+        weight_segmentation=run.segmentation, steps=run.steps, seed=run.seed, validate_every=0,
+        learning_rate=1e-3 if run.start == "trunk" else 2e-3,
+    )  # fmt: skip
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, segment=run.segment))
+
+
+# ------------------------------------------------------------------------------------------------------------ the cases
+@dataclasses.dataclass(frozen=True)
+class Visit:
+    """One visit to be scored, with the generator's knowledge of it (None where a cohort has none)."""
+
+    case: Case  #: raw, with label
+    files: CaseFiles
+    numbers: np.ndarray | None  #: the label with each lesion's number
+    lookalikes: np.ndarray | None
+
+
+def read_visits(cohort: str | Path, split: str) -> list[Visit]:
+    """All visits of a split; ``InputError`` where one has no label or there is none."""
+    found = []
+    listed = read_cohort(cohort, split=split)
+    shown = Progress(len(listed), f"reading {split}")
+    for files in listed:
+        extra = [Path(cohort) / f"{files.name}_{what}.nii.gz" for what in ("numbers", "lookalikes")]
+        maps = [read_image(p)[0].astype(np.uint8) if p.is_file() else None for p in extra]
+        found.append(Visit(files.load(), files, *maps))
+        shown.step()
+    if not found or any(v.case.label is None for v in found):
+        raise InputError(
+            f"cohort {named(cohort)}: expected labelled visits of split {split}; got {len(found)} visits, some without "
+            "label; correct cases.csv"
+        )
+    return found
+
+
+def with_second(cases: Sequence[Case], second: str) -> list[Case]:
+    """Raw cases whose prior is what a run's second image is: "prior", "zeroed" (absent), the "current" scan, or that of an
+    "other" patient (the next patient in order who has one; visits without a prior keep none)."""
+    if second == "prior":
+        return list(cases)
+    if second == "zeroed":
+        return [dataclasses.replace(c, prior=None) for c in cases]
+    if second == "current":
+        return [dataclasses.replace(c, prior=c.image) for c in cases]
+    if second != "other":
+        raise InputError(f"expected a second image prior, zeroed, current or other; got {second!r}")
+    with_prior = [i for i, c in enumerate(cases) if c.prior is not None]
+    given = {}
+    for place, i in enumerate(with_prior):
+        later = [j for j in with_prior[place + 1 :] + with_prior[:place] if cases[j].patient != cases[i].patient]
+        given[i] = cases[later[0]].prior * cases[i].mask if later else None
+    return [dataclasses.replace(c, prior=given[i]) if i in given else c for i, c in enumerate(cases)]
+
+
+def permuted(cases: Sequence[Case], seed: int) -> list[Case]:
+    """Cases with each other's labels, cut to the brain; none keeps its own patient's where another can be had."""
+    order = rng(seed, "permuted labels").permutation(len(cases))
+    label = {int(a): cases[int(b)].label for a, b in zip(order, np.roll(order, 1), strict=True)}
+    return [dataclasses.replace(c, label=label[i] * c.mask) for i, c in enumerate(cases)]  # type: ignore[operator]
+
+
+def shifted_priors(cohort: str | Path, visits: Sequence[Visit], mm: float) -> list[Case]:
+    """The visits with a prior that is ``mm`` (root mean square) out of place: made anew by the cohort's generator."""
+    stored = json.loads((Path(cohort) / "cohort.json").read_text(encoding="utf-8"))["config"]
+    config = from_dict(CohortConfig, stored)
+    config = dataclasses.replace(config, misregistration_mm=(mm, mm))
+    made: dict[str, np.ndarray | None] = {}
+    wanted = [v for v in visits if v.case.prior is not None]
+    shown = Progress(len(wanted), f"priors {mm:g} mm out of place")
+    for visit in wanted:
+        if visit.case.name not in made:
+            patient = synthetic.patient(config, int(visit.files.patient.rpartition("_")[2]))
+            made |= {v.case.name: v.case.prior for v in patient.visits}
+        shown.step()
+    return [dataclasses.replace(v.case, prior=made[v.case.name]) for v in wanted]
+
+
+# ------------------------------------------------------------------------------------------------------------- the work
+class Experiments:
+    """All runs on one cohort in one folder; what is done is not done again."""
+
+    def __init__(
+        self, cohort: str | Path, folder: str | Path, *, machine: Machine, compile: bool | None = None,
+        config: Callable[[Run], training.TrainConfig] = config_of, trunk: training.TrainConfig | None = None,
+    ) -> None:  # fmt: skip
+        self.cohort, self.folder, self.machine, self.compile = Path(cohort), Path(folder), machine, compile
+        self.config, self.trunk_config = config, trunk or trunk_config()
+        self._cases: dict[str, Any] = {}
+        self._networks: dict[str, DeepMedic] = {}
+
+    def visits(self, split: str) -> list[Visit]:
+        """The visits of a split, read once."""
+        if split not in self._cases:
+            self._cases[split] = read_visits(self.cohort, split)
+        return self._cases[split]
+
+    def trunk(self) -> DeepMedic:
+        """The trained trunk, trained now if it is not there."""
+        return self._trained(self.folder / "trunk", self.trunk_config, lambda: self._training("prior", "own", 0), None)
+
+    def _training(self, second: str, labels: str, seed: int) -> list[Case]:
+        if "train" not in self._cases:
+            self._cases["train"] = [f.load() for f in read_cohort(self.cohort, split="train")]
+        cases = with_second(self._cases["train"], second)
+        return permuted(cases, seed) if labels == "permuted" else cases
+
+    def _trained(
+        self, folder: Path, config: training.TrainConfig, cases: Callable[[], list[Case]], init: DeepMedic | None
+    ) -> DeepMedic:
+        weights = folder / "weights.safetensors"
+        if weights.is_file():
+            return network.load(weights)
+        few = [v.case for v in self.visits("validation")][:12] if folder.name == "trunk" else []
+        return training.train(config, cases(), few, folder, init=init, machine=self.machine, compile=self.compile)
+
+    def do(self, run: Run) -> None:
+        """Train and score one run, or what is missing of it."""
+        folder = self.folder / run.name
+        init = self.trunk() if run.start == "trunk" else None
+        net = self._trained(folder, self.config(run), lambda: self._training(run.second, run.labels, run.seed), init)
+        write_json(folder / "run.json", run)
+        for split in ("test", "validation") if run.validated else ("test",):
+            self._score(run, net, split, run.second)
+        if run.prior != "none" and run.second == "prior":
+            for second in ("zeroed", "other"):
+                self._score(run, net, "test", second)
+        if run.shifted:
+            for mm in SHIFTS_MM:
+                self._score(run, net, "test", f"{mm:g} mm")
+
+    def _score(self, run: Run, net: DeepMedic, split: str, second: str) -> None:
+        target = self.folder / run.name / f"rows.{split}.{second.replace(' ', '')}.csv.gz"
+        if target.is_file():
+            return
+        visits = self.visits(split)
+        if second.endswith("mm"):
+            wanted = [v for v in visits if v.case.prior is not None]
+            cases = shifted_priors(self.cohort, visits, float(second.split()[0]))
+        else:
+            wanted, cases = visits, with_second([v.case for v in visits], second)
+            if second in ("zeroed", "other"):  # elsewhere nothing changes
+                kept = [i for i, v in enumerate(visits) if v.case.prior is not None]
+                wanted, cases = [visits[i] for i in kept], [cases[i] for i in kept]
+        begun = time.monotonic()
+        rows = score_cases(self._fast(net), wanted, cases, self.machine, what=f"{run.name}, {split}, {second}")
+        rows = rows.assign(run=run.name, split=split, second=second, seconds=round(time.monotonic() - begun, 1))
+        with replacing(target) as part:
+            _csv(rows, part)
+
+    def _fast(self, net: DeepMedic) -> DeepMedic:
+        """The same weights in a network whose forward pass is compiled once for all runs of its kind."""
+        if self.compile is False:
+            return net
+        key = net.config.prior
+        if key not in self._networks:
+            like = DeepMedic(net.config).to(self.machine.device, memory_format=torch.channels_last_3d)
+            like.probabilities = torch.compile(like.probabilities, dynamic=False)  # type: ignore[method-assign]
+            self._networks[key] = like
+        self._networks[key].load_state_dict(net.state_dict())
+        return self._networks[key].eval()
+
+
+def score_cases(
+    net: DeepMedic, visits: Sequence[Visit], cases: Sequence[Case], machine: Machine, *, what: str = "scoring"
+) -> pd.DataFrame:
+    """Rows of all cases (column case first), cut at the lowest level with at most ``MOST`` false positives per volume.
+
+    The column floor holds that level: below it the rows say nothing.
+    """
+    shown = Progress(len(visits), what)
+    tables = []
+    for visit, case in zip(visits, cases, strict=True):
+        ready = case.normalised()
+        probability = predict_volume(net, ready.image, prior=ready.prior, mask=ready.mask, machine=machine)
+        rows = scoring.score(case.label, probability, numbers=visit.numbers, lookalikes=visit.lookalikes)  # type: ignore[arg-type]
+        rows.insert(0, "case", case.name)
+        tables.append(rows)
+        shown.step()
+    rows = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
+    floor = 0
+    while floor < len(scoring.LEVELS) - 1 and scoring.counts(rows, floor)[2] > MOST * len(visits):
+        floor += 1
+    rows = rows[(rows["kind"] == "lesion") | (rows["top"] >= floor)].reset_index(drop=True)
+    false = rows["kind"] == "fp"
+    rows.loc[false, "bottom"] = rows.loc[false, "bottom"].clip(lower=floor)
+    return rows.assign(floor=floor)
+
+
+def _csv(table: pd.DataFrame, path: Path) -> None:
+    """Gzipped text whose bytes depend on the table alone."""
+    table.to_csv(path, index=False, lineterminator="\n", compression={"method": "gzip", "mtime": 0})
+
+
+# ----------------------------------------------------------------------------------------------------------- the tables
+def collect(cohort: str | Path, folder: str | Path, out: str | Path) -> None:
+    """Join everything scored in ``folder`` into ``runs.csv``, ``visits.csv`` and ``rows.csv.gz`` in ``out``.
+
+    runs: one line per run, split and second image, with configuration, device, seconds of training and scoring, and the
+    floor of its rows. visits: every scored visit, its patient, whether it has a prior. rows: :mod:`dmplus.scoring`.
+    """
+    runs, rows = [], []
+    for path in sorted(Path(folder).glob("*/rows.*.csv.gz")):
+        table = pd.read_csv(path)
+        first = table.iloc[0]
+        described = json.loads((path.parent / "run.json").read_text(encoding="utf-8"))
+        result = json.loads((path.parent / "result.json").read_text(encoding="utf-8"))
+        made = json.loads((path.parent / "versions.json").read_text(encoding="utf-8"))
+        del described["validated"], described["shifted"]
+        runs.append(
+            {"run": described.pop("name"), "split": first["split"], "second_image": first["second"], **described,
+             "segments": result["segments"], "train_seconds": result["seconds"], "score_seconds": first["seconds"],
+             "floor": int(first["floor"]), "device": result["device"], "precision": result["precision"],
+             "commit": made["commit"]}
+        )  # fmt: skip
+        rows.append(table.drop(columns=["seconds", "floor"]).rename(columns={"second": "second_image"}))
+    if not runs:
+        raise InputError(
+            f"{named(folder)}: expected runs of `dmplus experiment`; found none that was scored; run it first"
+        )
+    out = Path(out)
+    files = [f for split in ("validation", "test") for f in read_cohort(cohort, split=split)]
+    visits = pd.DataFrame(
+        [(f.name, f.patient, f.split, f.visit, f.days, f.prior is not None) for f in files],
+        columns=["case", "patient", "split", "visit", "days", "with_prior"],
+    )
+    joined = pd.concat(rows, ignore_index=True)
+    names = ["run", "split", "second_image", "case", *scoring.COLUMNS]
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in (("runs.csv", pd.DataFrame(runs)), ("visits.csv", visits)):
+        with replacing(out / name) as part:
+            table.to_csv(part, index=False, lineterminator="\n")
+    with replacing(out / "rows.csv.gz") as part:
+        _csv(joined[names].round({"dice": 4}), part)
+    write_json(out / "versions.json", versions())
+
+
+def main(names: Sequence[str], experiments: Experiments) -> None:
+    """Do the runs of the named sets, in order, saying which is next."""
+    todo = list({run.name: run for name in names for run in SETS[name]}.values())
+    for number, run in enumerate(todo, 1):
+        print(f"[{number}/{len(todo)}] {run.name}", flush=True)
+        experiments.do(run)

@@ -1,0 +1,153 @@
+"""Experiments: second images, permuted labels, resuming, and tables that follow from rows alone."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dmplus import experiment, network, scoring, synthetic, training
+from dmplus.experiment import Experiments, Run
+from dmplus.inference import predict_volume
+from dmplus.metrics import match_lesions
+from dmplus.network import DeepMedic, preset
+from dmplus.runtime import InputError, Machine
+from dmplus.volume import Case
+
+CPU = Machine("cpu", "float32", "test")
+
+
+def case(name, patient, prior):
+    image = np.full((4, 4, 4), float(len(name)), np.float32)
+    before = None if prior is None else np.full((4, 4, 4), float(prior), np.float32)
+    mask = np.ones((4, 4, 4), bool)
+    mask[0] = False
+    label = np.zeros((4, 4, 4), np.uint8)
+    label[int(name[-1])] = 1
+    return Case(name=name, patient=patient, image=image, mask=mask, prior=before, label=label)
+
+
+CASES = [case("a0", "a", None), case("a1", "a", 1), case("a2", "a", 2), case("b3", "b", 3)]
+
+
+def test_the_other_prior_is_never_the_patients_own_and_stays_inside_the_brain():
+    other = experiment.with_second(CASES, "other")
+    assert other[0].prior is None
+    assert [c.prior[1, 0, 0] for c in other[1:]] == [3, 3, 1]
+    assert all((c.prior[0] == 0).all() for c in other[1:])
+
+
+def test_zeroed_current_and_recorded_second_images():
+    assert all(c.prior is None for c in experiment.with_second(CASES, "zeroed"))
+    assert all((c.prior == c.image).all() for c in experiment.with_second(CASES, "current"))
+    assert experiment.with_second(CASES, "prior") == CASES
+    with pytest.raises(InputError, match="got 'later'"):
+        experiment.with_second(CASES, "later")
+
+
+def test_permuted_labels_are_all_there_and_none_at_home():
+    mixed = experiment.permuted(CASES, 0)
+    where = [int(np.flatnonzero(c.label.any((1, 2)))[0]) if c.label.any() else 0 for c in mixed]
+    assert sorted(where) == [0, 1, 2, 3]  # label 0 lies outside of the mask: cut away
+    assert all(w != int(c.name[-1]) for w, c in zip(where, mixed, strict=True))
+
+
+def test_every_run_has_one_name_and_a_configuration_that_says_what_it_is():
+    runs = [r for part in experiment.SETS.values() for r in part]
+    assert len({r.name for r in runs}) == len(runs)
+    for run in runs:
+        config = experiment.config_of(run)
+        assert (config.loss, config.seed, config.network.prior) == (run.loss, run.seed, run.prior)
+        assert f"s{run.seed}" in run.name and (run.loss == "bce" or f"{config.alpha:g}" in run.name)
+
+
+def test_a_prior_channel_starts_where_the_network_without_one_was():
+    torch.manual_seed(0)
+    plain = DeepMedic(preset("smoke", prior="none"))
+    torch.nn.init.normal_(plain.current.blocks[0].shift)
+    grown = network.add_prior_channel(plain.eval())
+    current, low = torch.randn(1, 1, 25, 25, 25), [torch.randn(1, 1, n, n, n) for n in (21, 20)]
+    prior = torch.randn_like(current)
+    assert torch.allclose(plain(current, low), grown(current, low, prior), atol=1e-5)
+    assert grown.current.blocks[0].conv.weight[:, 1].abs().sum() == 0
+    with pytest.raises(InputError, match="prior='none'"):
+        network.add_prior_channel(grown)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    config = dataclasses.replace(
+        synthetic.COHORTS["smoke"],
+        shape=(40, 40, 40),
+        patients=5,
+        split=(2, 1, 2),
+        visits=(0, 1.0),
+        prior_share_test=0.5,
+    )
+    synthetic.generate(config, folder, progress=False)
+    return folder
+
+
+def small(run):
+    config = experiment.config_of(run)
+    return dataclasses.replace(config, network=preset("smoke", prior=run.prior), steps=2, batch=2)
+
+
+def experiments(cohort, folder):
+    trunk = dataclasses.replace(small(Run(name="trunk")), steps=3)
+    return Experiments(cohort, folder, machine=CPU, compile=False, config=small, trunk=trunk)
+
+
+def test_runs_are_scored_once_and_their_rows_are_those_of_the_maps(cohort, tmp_path):
+    run = Run(name="jvss-0.5-path-s0", loss="jvss", prior="path", validated=True, shifted=True)
+    done = experiments(cohort, tmp_path / "runs")
+    done.do(run)
+    made = sorted(p.name for p in (tmp_path / "runs" / run.name).glob("rows.*"))
+    conditions = ["0mm", "1mm", "2mm", "3mm", "other", "prior", "zeroed"]
+    assert made == sorted([f"rows.test.{c}.csv.gz" for c in conditions] + ["rows.validation.prior.csv.gz"])
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*.csv.gz")}
+    experiments(cohort, tmp_path / "runs").do(run)
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*.csv.gz")}
+
+    experiment.collect(cohort, tmp_path / "runs", tmp_path / "out")
+    runs, visits = (pd.read_csv(tmp_path / "out" / f"{n}.csv") for n in ("runs", "visits"))
+    rows = pd.read_csv(tmp_path / "out" / "rows.csv.gz")
+    assert set(runs.second_image) == {"prior", "zeroed", "other", "0 mm", "1 mm", "2 mm", "3 mm"}
+    assert set(visits.split) == {"validation", "test"}
+    net = network.load(tmp_path / "runs" / run.name / "weights.safetensors")
+    for visit in done.visits("test"):
+        ready = visit.case.normalised()
+        p = predict_volume(net, ready.image, prior=ready.prior, mask=ready.mask, machine=CPU)
+        own = rows[(rows.case == visit.case.name) & (rows.second_image == "prior") & (rows.split == "test")]
+        floor = int(runs[(runs.second_image == "prior") & (runs.split == "test")].floor.iloc[0])
+        for level in (max(floor, scoring.HALF), 30):
+            counted = match_lesions(visit.case.label, p >= scoring.LEVELS[level])
+            assert scoring.counts(own, level) == (counted.tp_ref, counted.fn, counted.fp)
+
+
+def test_priors_out_of_place_are_made_anew_from_the_same_visit(cohort):
+    visits = experiment.read_visits(cohort, "test")
+    far, near = (experiment.shifted_priors(cohort, visits, mm) for mm in (3.0, 0.0))
+    recorded = [v.case for v in visits if v.case.prior is not None]
+    assert [c.name for c in far] == [c.name for c in recorded] and far
+    for f, n, r in zip(far, near, recorded, strict=True):
+        inside = r.mask
+        apart = [np.abs(x.prior - n.prior)[inside].mean() for x in (r, f)]
+        assert 0 < apart[0] < apart[1]
+
+
+def test_the_same_rows_give_the_same_bytes(cohort, tmp_path):
+    done = experiments(cohort, tmp_path / "runs")
+    done.do(Run(name="bce-s0"))
+    for name in ("one", "two"):
+        experiment.collect(cohort, tmp_path / "runs", tmp_path / name)
+    for name in ("runs.csv", "visits.csv", "rows.csv.gz"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_mistakes_are_answered_before_anything_is_made(tmp_path):
+    with pytest.raises(InputError, match="found none that was scored"):
+        experiment.collect(tmp_path, tmp_path, tmp_path / "out")
+    assert training.LOSSES.keys() >= {r.loss for part in experiment.SETS.values() for r in part}
