@@ -94,7 +94,43 @@ FAULTS = (
         ("self.variances.mean(0)", "self.variances.sqrt().mean(0) ** 2"),
         tests=NETWORK,
     ),
-    fault("unbiased batch variance", "network", ("correction=0", "correction=1"), tests=STEP),
+    fault(
+        "unbiased batch variance",
+        "network",
+        (
+            "square().mean((0, 2, 3, 4), keepdim=True)",
+            "square().sum((0, 2, 3, 4), keepdim=True) / (wide[:, 0].numel() - 1)",
+        ),
+        tests=STEP,
+    ),
+    fault("dropout keeps what it should drop", "network", ("+ (1 - rate)", "+ rate"), tests="test_network.py"),
+    fault(
+        "the first layer's shift is left out",
+        "network",
+        (
+            'torch.einsum("oixyz,i->o", self.conv.weight, self.shift)',
+            'torch.einsum("oixyz,i->o", self.conv.weight, 0 * self.shift)',
+        ),
+        tests=NETWORK,
+    ),
+    fault(
+        "a false positive outlives a stronger one it merges with",
+        "scoring",
+        ("alive & (true[own] | (best[own] != peaks))", "alive & true[own]"),
+        tests="test_scoring.py",
+    ),
+    fault(
+        "a false positive that merges with a lesion's blob stays one",
+        "scoring",
+        ("alive & (true[own] | (best[own] != peaks))", "alive & (best[own] != peaks)"),
+        tests="test_scoring.py",
+    ),
+    fault(
+        "another patient's prior may be the patient's own",
+        "experiment",
+        ("if cases[j].patient != cases[i].patient", "if True"),
+        tests="test_experiment.py",
+    ),
     fault("batch statistics always in one row", "network", ("(self.row + 1)", "(self.row + 0)"), tests=STEP),
     fault(
         "classifier bias dropped", "network", ("logits + self.bias.view", "logits + 0 * self.bias.view"), tests=NETWORK

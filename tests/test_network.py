@@ -194,3 +194,17 @@ def test_wrong_shapes_say_what_was_expected():
         DeepMedic(preset("smoke", prior="none"))(current, low, earlier)
     with pytest.raises(InputError, match="prior none or channel or path"):
         preset("quick", prior="maybe")
+
+
+def test_dropout_drops_the_share_it_should_and_follows_the_seed():
+    x = torch.zeros(2, 8, 20, 20, 20)
+    masks = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        masks.append(N._kept(x, 0.25))
+    assert masks[0].shape == x.shape and set(masks[0].unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+    share = masks[0].mean((0, 2, 3, 4))  # of each channel: 16,000 draws, standard deviation 0.0034
+    assert ((share - 0.75).abs() < 0.015).all()
+    flat = masks[0].movedim(1, -1).flatten()  # neighbours in memory come from the same 64-bit number
+    assert abs(float(torch.corrcoef(torch.stack((flat[1:], flat[:-1])))[0, 1])) < 0.02
