@@ -865,8 +865,13 @@ def test_synth_hands_the_settings_to_the_generator(monkeypatch, tmp_path):
     from dmplus import synthetic
 
     made = []
-    monkeypatch.setattr(synthetic, "generate", lambda config, folder, *, progress: made.append((config, folder)))
-    assert cli.main(["synth", "patients=9", "-o", str(tmp_path / "c"), "--cohort", "smoke", "seed=5"]) == 0
+    monkeypatch.setattr(
+        synthetic, "generate", lambda config, folder, *, progress, processes: made.append((config, folder))
+    )
+    assert (
+        cli.main(["synth", "patients=9", "-o", str(tmp_path / "c"), "--cohort", "smoke", "seed=5", "split=(4, 1, 2)"])
+        == 0
+    )
     ((config, folder),) = made
     assert (config.patients, config.seed, folder) == (9, 5, str(tmp_path / "c"))
-    assert config == dataclasses.replace(synthetic.COHORTS["smoke"], patients=9, seed=5)
+    assert config == dataclasses.replace(synthetic.COHORTS["smoke"], patients=9, seed=5, split=(4, 1, 2))

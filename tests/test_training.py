@@ -262,7 +262,7 @@ def test_init_of_another_network_says_what_differs(tmp_path, cases):
         train(SMALL, cases[:3], [], tmp_path, init=other, machine=CPU, progress=False)
     assert str(caught.value) == (
         "train: expected init weights of a network with fully_connected=(16, 16); got one with fully_connected=(8, 16); "
-        "train them with the same preset (prior='none' may grow into prior='path')"
+        "train them with the same preset (prior='none' may grow into 'path' or 'channel')"
     )
 
 
