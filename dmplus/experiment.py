@@ -167,7 +167,7 @@ def with_second(cases: Sequence[Case], second: str) -> list[Case]:
 
 
 def permuted(cases: Sequence[Case], seed: int) -> list[Case]:
-    """Cases with each other's labels, cut to the brain; none keeps its own patient's where another can be had."""
+    """Cases with each other's labels, cut to the brain; with two cases or more, none keeps its own."""
     order = rng(seed, "permuted labels").permutation(len(cases))
     label = {int(a): cases[int(b)].label for a, b in zip(order, np.roll(order, 1), strict=True)}
     return [dataclasses.replace(c, label=label[i] * c.mask) for i, c in enumerate(cases)]  # type: ignore[operator]
@@ -200,7 +200,7 @@ class Experiments:
         self.cohort, self.folder, self.machine, self.compile = Path(cohort), Path(folder), machine, compile
         self.config, self.trunk_config = config, trunk or trunk_config()
         self._cases: dict[str, Any] = {}
-        self._networks: dict[str, DeepMedic] = {}
+        self._networks: dict[network.NetworkConfig, DeepMedic] = {}
 
     def visits(self, split: str) -> list[Visit]:
         """The visits of a split, read once."""
@@ -210,7 +210,10 @@ class Experiments:
 
     def trunk(self) -> DeepMedic:
         """The trained trunk, trained now if it is not there."""
-        return self._trained(self.folder / "trunk", self.trunk_config, lambda: self._training("prior", "own", 0), None)
+        return self._trained(
+            self.folder / "trunk", self.trunk_config, lambda: self._training("prior", "own", 0),
+            watched=lambda: [v.case for v in self.visits("validation")[:12]],
+        )  # fmt: skip
 
     def _training(self, second: str, labels: str, seed: int) -> list[Case]:
         if "train" not in self._cases:
@@ -219,13 +222,14 @@ class Experiments:
         return permuted(cases, seed) if labels == "permuted" else cases
 
     def _trained(
-        self, folder: Path, config: training.TrainConfig, cases: Callable[[], list[Case]], init: DeepMedic | None
-    ) -> DeepMedic:
+        self, folder: Path, config: training.TrainConfig, cases: Callable[[], list[Case]],
+        init: DeepMedic | None = None, watched: Callable[[], list[Case]] = list,
+    ) -> DeepMedic:  # fmt: skip
+        """The network trained in ``folder``, now if it is not there; ``watched``: visits to validate on while training."""
         weights = folder / "weights.safetensors"
         if weights.is_file():
             return network.load(weights)
-        few = [v.case for v in self.visits("validation")][:12] if folder.name == "trunk" else []
-        return training.train(config, cases(), few, folder, init=init, machine=self.machine, compile=self.compile)
+        return training.train(config, cases(), watched(), folder, init=init, machine=self.machine, compile=self.compile)
 
     def do(self, run: Run) -> None:
         """Train and score one run, or what is missing of it."""
@@ -262,10 +266,10 @@ class Experiments:
             _csv(rows, part)
 
     def _fast(self, net: DeepMedic) -> DeepMedic:
-        """The same weights in a network whose forward pass is compiled once for all runs of its kind."""
-        if self.compile is False:
+        """The same weights in a network whose forward pass is compiled once for all runs of its kind, where that can be."""
+        if self.compile is False or (self.compile is None and not training.has_compiler(self.machine)):
             return net
-        key = net.config.prior
+        key = net.config
         if key not in self._networks:
             like = DeepMedic(net.config).to(self.machine.device, memory_format=torch.channels_last_3d)
             like.probabilities = torch.compile(like.probabilities, dynamic=False)  # type: ignore[method-assign]

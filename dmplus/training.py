@@ -402,11 +402,16 @@ def _listed(values: dict[str, Any], names: Sequence[str]) -> str:
     return ", ".join(f"{name}={values[name]!r}" for name in names)
 
 
+def has_compiler(machine: Machine) -> bool:
+    """Whether torch.compile finds what it needs here."""
+    return machine.device == "cuda" or shutil.which("g++") is not None
+
+
 def _compiled(
     network: DeepMedic, example: Segments, machine: Machine, steps: int, wanted: bool | None, progress: bool
 ) -> Forward | None:
     """network.probabilities compiled, or None where that does not pay, is not possible, or was not wanted."""
-    if wanted is False or (wanted is None and (steps < 400 or not (machine.device == "cuda" or shutil.which("g++")))):
+    if wanted is False or (wanted is None and (steps < 400 or not has_compiler(machine))):
         return None
     if progress:
         print("compiling the training step (about a minute) ...", flush=True)

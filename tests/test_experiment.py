@@ -147,6 +147,12 @@ def test_the_same_rows_give_the_same_bytes(cohort, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_without_a_compiler_runs_are_scored_without(monkeypatch, tmp_path):
+    net = DeepMedic(preset("smoke", prior="none"))
+    monkeypatch.setattr(training.shutil, "which", lambda name: None)
+    assert Experiments(tmp_path, tmp_path, machine=CPU)._fast(net) is net
+
+
 def test_mistakes_are_answered_before_anything_is_made(tmp_path):
     with pytest.raises(InputError, match="found none that was scored"):
         experiment.collect(tmp_path, tmp_path, tmp_path / "out")
