@@ -1,6 +1,7 @@
 # make course   install, run every notebook, render each to HTML, print a table of minutes and headlines
 # make test     install, run the tests (notebooks at the smoke profile included)
 # make lab      install, open JupyterLab on notebook 00
+# make results  install, compute every table and claim from the committed rows of the experiments
 # make bench    install, time prediction and training on this machine
 #
 # Needs GNU make and Python 3.11 or newer, nothing else.  Choose another interpreter:   make course PYTHON=python3.12
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PIP_INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu,)
 READY := $(VENV)/.ready
 
-.PHONY: help course test lab bench install check clean
+.PHONY: help course test lab results bench install check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +31,9 @@ test: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+results: $(READY)
+	$(BIN)/python -m dmplus.claims
 
 bench: $(READY)
 	$(BIN)/python -m dmplus.course bench

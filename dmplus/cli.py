@@ -163,8 +163,9 @@ what comes out, in the folder given with -o:
             _experiment,
             "run the paper's experiments on a cohort",
             """Train and score the runs of one or more sets of the paper's experiments: alpha (Table 1, upper part), weights
-and segments (section IV), sse (Figure 6), prior (Table 1, lower part, with controls), control (permuted labels), scratch.
-Everything is resumable: started again with the same folder, what is done is not done again.""",
+and segments (section IV), sse (Figure 6), prior (Table 1, lower part, with controls), triage (the ensemble and its
+rivals), unet (Table 2, needs dmplus[experiments]), length (1,000 to 300,000 segments: hours), control (permuted labels),
+scratch. Everything is resumable: started again with the same folder, what is done is not done again.""",
             """example:
   dmplus experiment alpha sse --cohort cohort/ -o runs/experiments/
   dmplus experiment --list
@@ -173,7 +174,9 @@ what comes out, in the folder given with -o:
   <run>/               a training, as of `dmplus train`
   <run>/rows.*.csv.gz  one row per lesion and per false positive
 with --collect FOLDER, after the runs:
-  runs.csv, visits.csv, rows.csv.gz   everything joined, for tables and curves""",
+  runs.csv, visits.csv, rows.csv.gz    everything joined, for tables and curves
+  tiers.csv.gz, operating_points.csv   the triage of the test visits (set triage)
+`make results` computes tables and claims from what lies in notebooks/results/experiments/<profile>/.""",
         )
     )
     _evaluate_options(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,8 +29,26 @@ from dmplus.volume import Case, CaseFiles, read_cohort, read_image
 
 ALPHAS = (1.0, 0.995, 0.99, 0.95, 0.9, 0.5)  #: of Table 1
 SSE_ALPHAS = (0.995, 0.95, 0.8, 0.5, 0.2, 0.05)  #: SSE weighs voxels, so its own range of trade-offs
+RATE, TUNING_RATE = 2.5e-2, 5e-3  #: learning rates from scratch and from trained weights
 MOST = 60  #: false positives per volume (mean) kept in the rows: curves are read far below
 SHIFTS_MM = (0.0, 1.0, 2.0, 3.0)  #: residual misregistration of the prior, root mean square, in test alone
+
+CANDIDATES, CONFIRMED = 10.0, 0.5  #: budgets of the triage: false positives per validation volume of either mask
+#: Runs among which the triage chooses its models, and the three that vote.
+POOLS = {
+    "sens": ("jvss-0.995-path-s0", "jvss-0.995-0.1to1-path-s0"),
+    "spec": ("jvss-0.5-path-s0", "jvss-0.5-0.1to1-path-s0"),
+}
+VOTERS = tuple(f"jvss-0.995-path-s{s}" for s in range(3))
+#: Triage systems: the map that makes candidates and the map that confirms.
+SYSTEMS = {
+    "ensemble": ("sens", "spec"),
+    "ensemble at 0.5": ("sens", "spec"),
+    "two thresholds on M_sens": ("sens", "sens"),
+    "two thresholds on M_spec": ("spec", "spec"),
+    "averaged probabilities": ("averaged", "averaged"),
+    "majority of three": ("majority", "majority"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +67,8 @@ class Run:
     labels: str = "own"  #: "own", or "permuted" over the training visits (negative control)
     segment: int = 37
     seed: int = 0
-    start: str = "trunk"  #: "trunk" or "scratch"
+    start: str = "trunk"  #: "trunk", "scratch", or the name of the run whose weights it goes on from
+    network: str = "quick"  #: a preset of dmplus.network
     steps: int = 500  #: of 10 segments
     validated: bool = False  #: scored on validation, too, because operating points are chosen there
     shifted: bool = False  #: scored with misregistered priors, too
@@ -89,11 +109,23 @@ def _runs() -> dict[str, list[Run]]:
     prior += [
         Run(name="jvss-0.995-0.1to1-path-s0", loss="jvss", alpha=0.995, detection=0.1, prior="path", validated=True)
     ]
+    prior += [Run(name="jvss-0.5-0.1to1-path-s0", loss="jvss", alpha=0.5, detection=0.1, prior="path", validated=True)]
+    unet = [Run(name="unet-trunk-s0", network="unet", start="scratch", steps=2000)]
+    unet += [Run(name="unet-bce-s0", network="unet", start="unet-trunk-s0")]
+    unet += [
+        Run(name=f"unet-jvss-{a:g}-s0", loss="jvss", alpha=a, network="unet", start="unet-trunk-s0") for a in (0.9, 0.5)
+    ]
+    length = [
+        Run(name=f"jvss-{a:g}-{thousand}k-s0", loss="jvss", alpha=a, steps=thousand * 100)
+        for thousand in (1, 20, 80, 300)
+        for a in (0.995, 0.5)
+    ]
     control = [Run(name="permuted-s0", labels="permuted", start="scratch", steps=1500)]
     scratch = [Run(name="jvss-0.5-scratch-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000)]
+    needed = {*VOTERS, *(n for pool in POOLS.values() for n in pool)}
     return {
-        "alpha": alpha, "weights": weights, "segments": segments, "sse": sse, "prior": prior, "control": control,
-        "scratch": scratch,
+        "alpha": alpha, "weights": weights, "segments": segments, "sse": sse, "prior": prior, "unet": unet, "length": length,
+        "triage": [r for r in prior if r.name in needed], "control": control, "scratch": scratch,
     }  # fmt: skip
 
 
@@ -103,7 +135,7 @@ SETS: dict[str, list[Run]] = _runs()
 def trunk_config(seed: int = 11) -> training.TrainConfig:
     """The training that all fine-tuned runs start from: BCE, where a larger segment gives more voxels for the work."""
     config = training.quick_config(
-        prior="none", loss="bce", steps=4000, batch=6, learning_rate=2e-3, validate_every=2000, seed=seed
+        prior="none", loss="bce", steps=4000, batch=6, learning_rate=RATE, validate_every=2000, seed=seed
     )
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, segment=49))
 
@@ -113,8 +145,10 @@ def config_of(run: Run) -> training.TrainConfig:
     config = training.quick_config(
         prior=run.prior, loss=run.loss, alpha=run.alpha, weight_detection=run.detection,
         weight_segmentation=run.segmentation, steps=run.steps, seed=run.seed, validate_every=0,
-        learning_rate=1e-3 if run.start == "trunk" else 2e-3,
+        learning_rate=RATE if run.start == "scratch" else TUNING_RATE,
     )  # fmt: skip
+    if run.network != "quick":
+        config = dataclasses.replace(config, network=network.preset(run.network, prior=run.prior))
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, segment=run.segment))
 
 
@@ -234,7 +268,7 @@ class Experiments:
     def do(self, run: Run) -> None:
         """Train and score one run, or what is missing of it."""
         folder = self.folder / run.name
-        init = self.trunk() if run.start == "trunk" else None
+        init = self._init(run)
         net = self._trained(folder, self.config(run), lambda: self._training(run.second, run.labels, run.seed), init)
         write_json(folder / "run.json", run)
         for split in ("test", "validation") if run.validated else ("test",):
@@ -245,6 +279,17 @@ class Experiments:
         if run.shifted:
             for mm in SHIFTS_MM:
                 self._score(run, net, "test", f"{mm:g} mm")
+
+    def _init(self, run: Run) -> DeepMedic | None:
+        """The weights that a run goes on from."""
+        if run.start == "scratch":
+            return None
+        if run.start == "trunk":
+            return self.trunk()
+        weights = self.folder / run.start / "weights.safetensors"
+        if not weights.is_file():
+            raise InputError(f"{run.name}: expected the weights of run {run.start}; they are not there; run it first")
+        return network.load(weights)
 
     def _score(self, run: Run, net: DeepMedic, split: str, second: str) -> None:
         target = self.folder / run.name / f"rows.{split}.{second.replace(' ', '')}.csv.gz"
@@ -265,13 +310,98 @@ class Experiments:
         with replacing(target) as part:
             _csv(rows, part)
 
+    def triage(self) -> None:
+        """Sort the lesions of the test visits into tiers by the ensemble and by what it is compared with.
+
+        Each system is two masks (:data:`SYSTEMS`): what is a candidate and what is confirmed. Models are chosen among those of
+        one kind, and every threshold, on validation alone, for at most :data:`CANDIDATES` and :data:`CONFIRMED` false
+        positives per volume. The runs of the sets ``prior`` must be there. ``tiers.csv.gz`` has one row per lesion and per
+        false positive of each system; ``operating_points.csv`` says what was chosen.
+        """
+        folder = self.folder / "triage"
+        if (folder / "operating_points.csv").is_file():
+            return
+        for name in sorted({n for pool in POOLS.values() for n in pool}):
+            if not (self.folder / name / "rows.validation.prior.csv.gz").is_file():
+                raise InputError(
+                    f"triage: expected run {name}, scored on validation; it is not there; run the set prior first"
+                )
+        chosen = {kind: self._best(pool, CANDIDATES if kind == "sens" else CONFIRMED) for kind, pool in POOLS.items()}
+        networks = {n: network.load(self.folder / n / "weights.safetensors") for n in {*chosen.values(), *VOTERS}}
+        points, tables = [], []
+        for split in ("validation", "test"):
+            visits = self.visits(split)
+            maps = {name: self._maps(net, visits, f"maps of {name}, {split}") for name, net in networks.items()}
+            maps |= {
+                "averaged": [np.mean([maps[n][i] for n in chosen.values()], 0, np.float32) for i in range(len(visits))],
+                "majority": [np.median([maps[n][i] for n in VOTERS], 0).astype(np.float32) for i in range(len(visits))],
+            }  # fmt: skip
+            sources = {system: [chosen.get(m, m) for m in pair] for system, pair in SYSTEMS.items()}
+            if split == "validation":
+                rows = {
+                    n: pd.concat([scoring.score(v.case.label, p) for v, p in zip(visits, maps[n], strict=True)])
+                    for n in {n for pair in sources.values() for n in pair}
+                }  # fmt: skip
+                for system, pair in sources.items():
+                    for tier, source, budget in zip(
+                        ("candidate", "confirmed"), pair, (CANDIDATES, CONFIRMED), strict=True
+                    ):
+                        level = (
+                            scoring.HALF if system.endswith("at 0.5") else _level_for(rows[source], budget, len(visits))
+                        )
+                        found, missed, false = scoring.counts(rows[source], level)
+                        points.append((system, tier, source, level, float(scoring.LEVELS[level]), budget,
+                                       found / max(found + missed, 1), false / len(visits)))  # fmt: skip
+                continue
+            levels = {(p[0], p[1]): (p[2], scoring.LEVELS[p[3]]) for p in points}
+            for system in sources:
+                (a, at), (b, bt) = levels[system, "candidate"], levels[system, "confirmed"]
+                for i, v in enumerate(visits):
+                    rows = scoring.tiers(v.case.label, maps[a][i] >= at, maps[b][i] >= bt, numbers=v.numbers)
+                    tables.append(rows.assign(system=system, case=v.case.name))
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / "tiers.csv.gz") as part:
+            _csv(pd.concat(tables, ignore_index=True)[["system", "case", *scoring.TIER_COLUMNS]], part)
+        columns = [
+            "system",
+            "tier",
+            "source",
+            "level",
+            "threshold",
+            "budget",
+            "validation_sensitivity",
+            "validation_fp",
+        ]
+        with replacing(folder / "operating_points.csv") as part:
+            pd.DataFrame(points, columns=columns).round(5).to_csv(part, index=False, lineterminator="\n")
+
+    def _best(self, pool: Sequence[str], budget: float) -> str:
+        """The run that finds most of the validation lesions within a budget of false positives per volume."""
+        found = {}
+        for name in pool:
+            rows = pd.read_csv(self.folder / name / "rows.validation.prior.csv.gz")
+            level = _level_for(rows, budget, len(self.visits("validation")), floor=int(rows["floor"].iloc[0]))
+            found[name] = scoring.counts(rows, level)[0]
+        return max(pool, key=lambda n: found[n])
+
+    def _maps(self, net: DeepMedic, visits: Sequence[Visit], what: str) -> list[np.ndarray]:
+        shown = Progress(len(visits), what)
+        maps = []
+        for visit in visits:
+            ready = visit.case.normalised()
+            maps.append(
+                predict_volume(self._fast(net), ready.image, prior=ready.prior, mask=ready.mask, machine=self.machine)
+            )
+            shown.step()
+        return maps
+
     def _fast(self, net: DeepMedic) -> DeepMedic:
         """The same weights in a network whose forward pass is compiled once for all runs of its kind, where that can be."""
         if self.compile is False or (self.compile is None and not training.has_compiler(self.machine)):
             return net
         key = net.config
         if key not in self._networks:
-            like = DeepMedic(net.config).to(self.machine.device, memory_format=torch.channels_last_3d)
+            like = network.build(net.config).to(self.machine.device, memory_format=torch.channels_last_3d)
             like.probabilities = torch.compile(like.probabilities, dynamic=False)  # type: ignore[method-assign]
             self._networks[key] = like
         self._networks[key].load_state_dict(net.state_dict())
@@ -309,12 +439,20 @@ def _csv(table: pd.DataFrame, path: Path) -> None:
     table.to_csv(path, index=False, lineterminator="\n", compression={"method": "gzip", "mtime": 0})
 
 
+def _level_for(rows: pd.DataFrame, budget: float, volumes: int, *, floor: int = 0) -> int:
+    """The level of the most sensitive threshold with at most ``budget`` false positives per volume; of equals the highest."""
+    counted = [(scoring.counts(rows, k), k) for k in range(floor, len(scoring.LEVELS))]
+    allowed = [(found, k) for (found, _, false), k in counted if false <= budget * volumes]
+    return max(allowed)[1] if allowed else len(scoring.LEVELS) - 1
+
+
 # ----------------------------------------------------------------------------------------------------------- the tables
 def collect(cohort: str | Path, folder: str | Path, out: str | Path) -> None:
-    """Join everything scored in ``folder`` into ``runs.csv``, ``visits.csv`` and ``rows.csv.gz`` in ``out``.
+    """Join everything scored in ``folder`` into ``runs.csv``, ``visits.csv``, ``rows.csv.gz`` and ``histories.csv`` in ``out``.
 
     runs: one line per run, split and second image, with configuration, device, seconds of training and scoring, and the
-    floor of its rows. visits: every scored visit, its patient, whether it has a prior. rows: :mod:`dmplus.scoring`.
+    floor of its rows. histories: the losses of every training, the trunk's among them. visits: every scored visit, its
+    patient, whether it has a prior. rows: :mod:`dmplus.scoring`.
     """
     runs, rows = [], []
     for path in sorted(Path(folder).glob("*/rows.*.csv.gz")):
@@ -341,15 +479,22 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path) -> None:
         [(f.name, f.patient, f.split, f.visit, f.days, f.prior is not None) for f in files],
         columns=["case", "patient", "split", "visit", "days", "with_prior"],
     )
+    trained = [p for p in sorted(Path(folder).glob("*/history.csv")) if (p.parent / "result.json").is_file()]
+    histories = pd.concat([pd.read_csv(p).assign(run=p.parent.name) for p in trained], ignore_index=True)
+    histories = histories[["run", *(c for c in histories.columns if c != "run")]]
     joined = pd.concat(rows, ignore_index=True)
     names = ["run", "split", "second_image", "case", *scoring.COLUMNS]
     out.mkdir(parents=True, exist_ok=True)
-    for name, table in (("runs.csv", pd.DataFrame(runs)), ("visits.csv", visits)):
+    for name, table in (("runs.csv", pd.DataFrame(runs)), ("visits.csv", visits), ("histories.csv", histories)):
         with replacing(out / name) as part:
             table.to_csv(part, index=False, lineterminator="\n")
     with replacing(out / "rows.csv.gz") as part:
         _csv(joined[names].round({"dice": 4}), part)
     write_json(out / "versions.json", versions())
+    for name in ("tiers.csv.gz", "operating_points.csv"):
+        if (Path(folder) / "triage" / name).is_file():
+            with replacing(out / name) as part:
+                shutil.copyfile(Path(folder) / "triage" / name, part)
 
 
 def main(names: Sequence[str], experiments: Experiments) -> None:
@@ -358,3 +503,5 @@ def main(names: Sequence[str], experiments: Experiments) -> None:
     for number, run in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] {run.name}", flush=True)
         experiments.do(run)
+    if "triage" in names:
+        experiments.triage()

@@ -49,17 +49,25 @@ class NetworkConfig:
     )
     norm_epsilon: float = FLOAT32_TINY  #: added to the variance in batch normalisation
     norm_window: int = 60  #: inference uses the mean of the last so many batch statistics
+    architecture: str = (
+        "deepmedic"  #: or "unet" (:mod:`dmplus.unet`), of which prior, features and low_factors alone speak
+    )
 
     def __post_init__(self) -> None:
         for name, allowed in (
             ("prior", ("none", "channel", "path")),
             ("dropout_scaling", ("released", "inverted")),
             ("low_grid", ("released", "aligned")),
+            ("architecture", ("deepmedic", "unet")),
         ):
             if getattr(self, name) not in allowed:
                 raise InputError(
                     f"NetworkConfig: expected {name} {' or '.join(allowed)}; got {getattr(self, name)!r}; choose one of those"
                 )
+        if self.architecture == "unet" and (self.prior != "none" or self.low_factors):
+            raise InputError(
+                f"NetworkConfig: expected prior='none' and low_factors=() of a unet; got {self.prior!r} and {self.low_factors}"
+            )
         if len(self.dropout) != len(self.fully_connected) + 1:
             raise InputError(
                 f"NetworkConfig: expected {len(self.fully_connected) + 1} dropout rates (one per 1³ layer and one for the "
@@ -69,12 +77,12 @@ class NetworkConfig:
     @property
     def receptive_field(self) -> int:
         """Edge of the receptive field of a full-resolution path, in voxels: 19 for nine layers."""
-        return 2 * len(self.features) + 1
+        return 2 * self.margin + 1
 
     @property
     def margin(self) -> int:
-        """Voxels lost at each side between input and output: 9 for nine layers."""
-        return len(self.features)
+        """Voxels lost at each side between input and output: 9 for nine layers, and for a unet, which shares its segments."""
+        return 9 if self.architecture == "unet" else len(self.features)
 
     def low_size(self, out: int, factor: int) -> int:
         """Edge of the low-resolution input (in its own coarse voxels) for an output edge of ``out`` voxels."""
@@ -92,7 +100,8 @@ class NetworkConfig:
 
 def preset(name: str, *, prior: str = "path") -> NetworkConfig:
     """``paper``: the paper and, where it is silent, the authors' release. ``quick``: 16 channels, aligned coarse grids,
-    safe epsilon, inverted dropout. ``smoke``: ``quick`` with 4 channels, for tests of the plumbing."""
+    safe epsilon, inverted dropout. ``smoke``: ``quick`` with 4 channels, for tests of the plumbing. ``unet`` (without
+    prior): another network for the same losses, :mod:`dmplus.unet`."""
     improved: dict[str, Any] = {
         "prior": prior,
         "residual_fully_connected": (),  # so that a prior path can be added to a trained network (add_prior_path)
@@ -105,9 +114,13 @@ def preset(name: str, *, prior: str = "path") -> NetworkConfig:
         return NetworkConfig(prior=prior)
     if name == "quick":
         return NetworkConfig(features=(16,) * 9, fully_connected=(64, 64), **improved)
+    if name == "unet" and prior == "none":
+        return NetworkConfig(architecture="unet", prior="none", features=(16, 32, 64, 128), low_factors=())
     if name == "smoke":
         return NetworkConfig(features=(4,) * 9, fully_connected=(16, 16), **improved)
-    raise InputError(f"network preset: expected paper, quick or smoke; got {name!r}; choose one of those")
+    raise InputError(
+        f"network preset: expected paper, quick, smoke or (without prior) unet; got {name!r}; choose one of those"
+    )
 
 
 class BatchNorm(nn.Module):
@@ -226,6 +239,15 @@ def _add(y: Tensor, early: Tensor) -> Tensor:
     if shared == y.shape[1]:
         return y + early[:, :shared]
     return torch.cat((y[:, :shared] + early[:, :shared], y[:, shared:]), 1)
+
+
+def build(config: NetworkConfig) -> DeepMedic:
+    """The network of a configuration, with new weights. A unet stands in a DeepMedic's place: it has the same methods."""
+    if config.architecture == "unet":
+        from dmplus.unet import UNet  # here, since it needs an extra
+
+        return UNet(config)  # type: ignore[return-value]
+    return DeepMedic(config)
 
 
 class DeepMedic(nn.Module):
@@ -387,7 +409,7 @@ def load(source: str | Path, *, device: str = "cpu") -> DeepMedic:
         return tf_checkpoint.load_network(source).to(device)
     path = weights_path(source)
     header = _header(path)
-    network = DeepMedic(from_dict(NetworkConfig, header["network"]))
+    network = build(from_dict(NetworkConfig, header["network"]))
     try:
         network.load_state_dict(safetensors.torch.load_file(path))
     except (RuntimeError, safetensors.SafetensorError) as error:

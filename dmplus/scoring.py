@@ -19,6 +19,7 @@ from dmplus.runtime import InputError
 LEVELS: np.ndarray = (1 / (1 + np.exp(-np.arange(-16, 39) / 4))).astype(np.float32)
 HALF = 16
 COLUMNS = ("kind", "id", "volume_mm3", "top", "bottom", "dice", "what", "x", "y", "z")
+TIER_COLUMNS = ("kind", "id", "volume_mm3", "tier", "x", "y", "z")
 
 
 def score(
@@ -151,6 +152,55 @@ def _kinds(lookalikes: np.ndarray | None, places: np.ndarray, reach: int = 2) ->
         [(values == v).sum(1) for v in range(1, int(lookalikes.max(initial=0)) + 1)] or [np.zeros(len(places))]
     )
     return np.where(counts.max(0) > 0, counts.argmax(0) + 1, 0)
+
+
+def tiers(
+    label: np.ndarray, candidate: np.ndarray, confirmed: np.ndarray, *, numbers: np.ndarray | None = None,
+    voxel_mm3: float = 1.0,
+) -> pd.DataFrame:  # fmt: skip
+    """Rows of one volume after triage: reference mask and the two predicted masks (X, Y, Z), bool.
+
+    Blobs are the components of the union; one that holds a confirmed voxel is confirmed, any other a candidate. Columns:
+    kind ("lesion": reference lesion, "fp": blob that touches none), id (as in :func:`score`), volume_mm3 (of the lesion or
+    the blob), tier ("confirmed", "candidate", "missed"; a lesion has the best tier of the blobs that touch it), x, y, z
+    (centre). Empty masks give no rows of that kind. Raises ``InputError`` for arrays of different shapes.
+    """
+    for name, array in (("candidate", candidate), ("confirmed", confirmed), ("numbers", numbers)):
+        if array is not None and array.shape != label.shape:
+            raise InputError(
+                f"tiers: expected {name} of the label's shape {label.shape}; got {array.shape}; resample it"
+            )
+    reference, count = label_lesions(label > 0)
+    blobs, n = label_lesions(candidate | confirmed)
+    best = np.zeros(n + 1, int)  # of each blob: 1 candidate, 2 confirmed
+    best[1:] = 1
+    best[np.unique(blobs[confirmed])] = 2
+    best[0] = 0
+    shared = contingency(reference, blobs)[1:, 1:] > 0
+    ids = np.arange(1, count + 1)
+    if numbers is not None and count:
+        ids = contingency(reference, numbers.astype(np.int32))[1:, 1:].argmax(1) + 1
+    names = np.array(["missed", "candidate", "confirmed"], object)
+    lesion = pd.DataFrame(
+        {"kind": np.full(count, "lesion", object), "id": ids, "tier": names[(shared * best[1:]).max(1, initial=0)],
+         **_places(reference, count, voxel_mm3)}
+    )  # fmt: skip
+    false = pd.DataFrame(
+        {"kind": np.full(n, "fp", object), "id": 0, "tier": names[best[1:]], **_places(blobs, n, voxel_mm3)}
+    )[~shared.any(0)]
+    return pd.concat([lesion, false], ignore_index=True)[list(TIER_COLUMNS)]
+
+
+def _places(labels: np.ndarray, count: int, voxel_mm3: float) -> dict[str, np.ndarray]:
+    """Volume and centre of each component."""
+    where = np.nonzero(labels)
+    index = labels[where] - 1
+    size = np.bincount(index, minlength=count)
+    centre = {
+        c: np.round(np.bincount(index, a, minlength=count) / np.maximum(size, 1), 1)
+        for c, a in zip("xyz", where, strict=True)
+    }
+    return {"volume_mm3": np.round(size * voxel_mm3, 4), **centre}
 
 
 def counts(rows: pd.DataFrame, level: int) -> tuple[int, int, int]:

@@ -36,7 +36,7 @@ __all__ = [
 ]  # fmt: skip
 
 #: Version of the generator: patients of the same configuration differ between versions.
-VERSION = "0.1"
+VERSION = "1"
 
 SPLITS = ("train", "validation", "test")
 

@@ -21,8 +21,8 @@ class CohortConfig:
     name: str = "quick"
     seed: int = 2022
     # ------------------------------------------------------------------------------------------- patients and visits
-    patients: int = 95  #: patients in all
-    split: tuple[int, int, int] = (60, 10, 25)  #: parts for train, validation and test (whole patients)
+    patients: int = 215  #: patients in all
+    split: tuple[int, int, int] = (150, 20, 45)  #: parts for train, validation and test (whole patients)
     visits: tuple[float, ...] = (0.5, 0.35, 0.15)  #: share of patients with 1, 2, 3, ... visits in the cohort
     prior_share_train: float = 0.78  #: share of visits with an earlier scan, train and validation (Huang et al. 2022)
     prior_share_test: float = 0.69  #: the same for test
@@ -44,17 +44,17 @@ class CohortConfig:
     texture: float = 0.025  #: sd of the tissue's fine texture (white matter = 1)
     texture_mm: float = 0.8  #: its scale (Gaussian sigma, mm)
     # ---------------------------------------------------------------------------------------- enhancing non-lesions
-    surface_veins: float = 34.0  #: per litre of brain: veins on the cortex
-    sulcal_vessels: float = 10.5  #: per litre of brain: vessels that follow sulci and cisterns inwards
-    medullary_veins: float = 3.0  #: per litre of brain: thin veins in white matter
+    surface_veins: float = 27.0  #: per litre of brain: veins on the cortex
+    sulcal_vessels: float = 8.5  #: per litre of brain: vessels that follow sulci and cisterns inwards
+    medullary_veins: float = 2.5  #: per litre of brain: thin veins in white matter
     vessel_radius_mm: tuple[float, float] = (0.6, 2.0)  #: smallest and largest radius of a vessel, mm
     vessel_branches: float = 1.2  #: mean number of branches of a vessel (Poisson), which branch again
     vessel_level: tuple[float, float] = (1.6, 2.4)  #: blood with contrast agent (white matter = 1)
     blood: float = 0.55  #: blood without contrast agent
-    dura_share: float = 0.12  #: share of the brain's border where dura enhances
-    blobs: float = 1.3  #: per litre of brain: ambiguous persistent blobs (0.03-0.6 cm3, elongated)
+    dura_share: float = 0.08  #: share of the brain's border where dura enhances
+    blobs: float = 0.9  #: per litre of brain: ambiguous persistent blobs (0.03-0.6 cm3, elongated)
     blob_volume_cm3: tuple[float, float] = (0.03, 0.6)  #: their volumes, log-uniform
-    spots: float = 1.1  #: per litre: persistent round spots like small metastases. The knob for precision
+    spots: float = 0.8  #: per litre: persistent round spots like small metastases. The knob for precision
     spot_volume_cm3: tuple[float, float] = (0.004, 0.1)  #: their volumes, from the size law cut to this range
     bolus: float = 0.12  #: sd of the contrast level of vessels between visits (relative)
     flow: float = 0.08  #: sd of its smooth variation within a visit (relative)
@@ -66,7 +66,7 @@ class CohortConfig:
     size_log_sd: float = 1.8
     volume_cm3: tuple[float, float] = (0.003, 30.0)  #: smallest and largest lesion, cm3
     least_voxels: int = 3  #: smallest lesion after rasterisation
-    contrast: tuple[float, float, float, float] = (1.4, 0.35, 1.05, 2.4)  #: log-normal mean, sd; least, most; after PSF
+    contrast: tuple[float, float, float, float] = (1.4, 0.35, 1.15, 2.4)  #: log-normal mean, sd; least, most; after PSF
     necrosis_edges_cm3: tuple[float, ...] = (0.1, 0.5, 1.0, 5.0)  #: volume bins of the next line
     necrosis_share: tuple[float, ...] = (0.05, 0.35, 0.72, 0.93, 1.0)  #: lesions with a necrotic core per bin
     necrosis_level: tuple[float, float] = (0.5, 0.7)  #: intensity of the core

@@ -32,6 +32,7 @@ from dmplus.network import (
     NetworkConfig,
     add_prior_channel,
     add_prior_path,
+    build,
     not_finite,
     preset,
     save,
@@ -383,7 +384,7 @@ def validate(network: DeepMedic, cases: Sequence[Case], *, machine: Machine | No
 
 def _start(config: TrainConfig, init: DeepMedic | None) -> DeepMedic:
     torch.manual_seed(config.seed)
-    network = DeepMedic(config.network)
+    network = build(config.network)
     if init is not None:
         if init.config.prior == "none" and config.network.prior != "none":
             init = add_prior_path(init) if config.network.prior == "path" else add_prior_channel(init)

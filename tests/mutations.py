@@ -131,6 +131,74 @@ FAULTS = (
         ("if cases[j].patient != cases[i].patient", "if True"),
         tests="test_experiment.py",
     ),
+    fault(
+        "any blob of the union is confirmed",
+        "scoring",
+        ("best[np.unique(blobs[confirmed])] = 2", "best[np.unique(blobs[candidate])] = 2"),
+        tests="test_scoring.py",
+    ),
+    fault(
+        "triage thresholds exchange their budgets",
+        "experiment",
+        ("(CANDIDATES, CONFIRMED), strict=True", "(CONFIRMED, CANDIDATES), strict=True"),
+        tests="test_experiment.py",
+    ),
+    fault(
+        "the vote is the mean",
+        "experiment",
+        ("np.median([maps[n][i] for n in VOTERS], 0)", "np.mean([maps[n][i] for n in VOTERS], 0)"),
+        tests="test_experiment.py",
+    ),
+    fault(
+        "false positives are counted below the floor",
+        "results",
+        ("FALSE] = np.nan", "FALSE] += 0"),
+        tests="test_claims.py",
+    ),
+    fault(
+        "a false positive ends one level early",
+        "results",
+        ("top[which] + 1), -1", "top[which]), -1"),
+        tests="test_claims.py",
+    ),
+    fault(
+        "seeds are not resampled",
+        "results",
+        (
+            "multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)",
+            "multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) * 0 + 1",
+        ),
+        tests="test_claims.py",
+    ),
+    fault(
+        "two models are resampled apart",
+        "results",
+        ('rng(0, "resampled patients", patients)', "np.random.default_rng()"),
+        ("@functools.lru_cache(maxsize=16)\n", ""),
+        tests="test_claims.py",
+    ),
+    fault(
+        "precision of the last point, not of the best",
+        "results",
+        ("np.maximum.accumulate(np.nan_to_num(height)[..., ::-1], -1)[..., ::-1]", "np.nan_to_num(height)"),
+        tests="test_claims.py",
+    ),
+    fault("a weak verdict needs nothing", "claims", ("WEAK = 0.8", "WEAK = 0.0"), tests="test_claims.py"),
+    fault(
+        "the rival's false positives are moved instead",
+        "claims",
+        (
+            "results.fp_at(results.sensitivity(pb))(pa) / results.fp_per_volume(pb)",
+            "results.fp_at(results.sensitivity(pa))(pb) / results.fp_per_volume(pa)",
+        ),
+        tests="test_claims.py",
+    ),
+    fault(
+        "a U-Net one voxel beside its block",
+        "unet",
+        ("slice(m, n - m)", "slice(m + 1, n - m + 1)"),
+        tests="test_unet.py",
+    ),
     fault("batch statistics always in one row", "network", ("(self.row + 1)", "(self.row + 0)"), tests=STEP),
     fault(
         "classifier bias dropped", "network", ("logits + self.bias.view", "logits + 0 * self.bias.view"), tests=NETWORK

@@ -54,8 +54,12 @@ def test_permuted_labels_are_all_there_and_none_at_home():
 
 
 def test_every_run_has_one_name_and_a_configuration_that_says_what_it_is():
-    runs = [r for part in experiment.SETS.values() for r in part]
+    runs = {r for part in experiment.SETS.values() for r in part}
     assert len({r.name for r in runs}) == len(runs)
+    assert {r.start for r in runs} <= {"trunk", "scratch"} | {r.name for r in runs}
+    named = {*experiment.VOTERS, *(n for pool in experiment.POOLS.values() for n in pool)}
+    assert named == {r.name for r in experiment.SETS["triage"]}
+    assert all(r.validated for r in experiment.SETS["triage"] if r.name in sum(experiment.POOLS.values(), ()))
     for run in runs:
         config = experiment.config_of(run)
         assert (config.loss, config.seed, config.network.prior) == (run.loss, run.seed, run.prior)
@@ -143,8 +147,46 @@ def test_the_same_rows_give_the_same_bytes(cohort, tmp_path):
     done.do(Run(name="bce-s0"))
     for name in ("one", "two"):
         experiment.collect(cohort, tmp_path / "runs", tmp_path / name)
-    for name in ("runs.csv", "visits.csv", "rows.csv.gz"):
+    assert set(pd.read_csv(tmp_path / "one" / "histories.csv").run) == {"bce-s0", "trunk"}
+    for name in ("runs.csv", "visits.csv", "histories.csv", "rows.csv.gz"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_triage_is_chosen_on_validation_and_sorts_the_test_visits(cohort, tmp_path, monkeypatch):
+    names = [f"jvss-0.5-path-s{s}" for s in range(3)]
+    monkeypatch.setattr(experiment, "POOLS", {"sens": tuple(names[:2]), "spec": tuple(names[2:])})
+    monkeypatch.setattr(experiment, "VOTERS", tuple(names))
+    done = experiments(cohort, tmp_path / "runs")
+    with pytest.raises(InputError, match=f"expected run {names[0]}, scored on validation"):
+        done.triage()
+    for seed, name in enumerate(names):
+        done.do(Run(name=name, loss="jvss", prior="path", seed=seed, validated=True))
+    done.triage()
+    experiment.collect(cohort, tmp_path / "runs", tmp_path / "out")
+    points = pd.read_csv(tmp_path / "out" / "operating_points.csv").set_index(["system", "tier"])
+    table = pd.read_csv(tmp_path / "out" / "tiers.csv.gz")
+    assert set(table.system) == set(experiment.SYSTEMS)
+    assert points.loc[("ensemble", "confirmed"), "source"] == names[2]
+    assert (points.loc["ensemble at 0.5", "threshold"] == 0.5).all()
+    # rebuilt from the weights and the printed thresholds
+    visit = done.visits("test")[1]
+    ready = visit.case.normalised()
+    maps = {
+        n: predict_volume(network.load(tmp_path / "runs" / n / "weights.safetensors"), ready.image, prior=ready.prior,
+                          mask=ready.mask, machine=CPU)
+        for n in names
+    }  # fmt: skip
+    sens = points.loc[("ensemble", "candidate"), "source"]
+    maps |= {"averaged": (maps[sens] + maps[names[2]]) / 2, "majority": np.median([maps[n] for n in names], 0)}
+    for system in experiment.SYSTEMS:
+        masks = []
+        for tier in ("candidate", "confirmed"):
+            point = points.loc[(system, tier)]
+            masks.append(maps[point.source].astype(np.float32) >= scoring.LEVELS[int(point.level)])
+        own = table[(table.system == system) & (table.case == visit.case.name)]
+        expected = scoring.tiers(visit.case.label, *masks, numbers=visit.numbers)
+        assert own.tier.tolist() == expected.tier.tolist()
+        assert own.volume_mm3.tolist() == expected.volume_mm3.tolist()
 
 
 def test_without_a_compiler_runs_are_scored_without(monkeypatch, tmp_path):

@@ -72,3 +72,25 @@ def test_nothing_gives_no_rows_and_other_shapes_are_refused():
     assert len(scoring.score(nothing, nothing)) == 0
     with pytest.raises(InputError, match="expected lookalikes of the label's shape"):
         scoring.score(nothing, nothing, lookalikes=nothing[1:])
+
+
+def test_tiers_of_a_volume_by_hand():
+    label, sens, spec = (np.zeros((9, 9, 12), bool) for _ in range(3))
+    label[1:3, 1, 1], label[1, 5, 1], label[5, 1, 1], label[8, 8, 8] = True, True, True, True
+    sens[1, 1, 1] = sens[1, 5, 1] = True  # the first lesion is seen by both, the second by sens alone,
+    spec[2, 1, 1] = spec[5, 1, 1] = True  # the third by spec alone, the last by none
+    sens[5:7, 5, 5] = spec[6, 5, 6] = True  # false: sens and spec touch, confirmed
+    sens[1, 8, 8] = True  # false candidate
+    made = scoring.tiers(label, sens, spec)
+    lesions, false = made[made.kind == "lesion"], made[made.kind == "fp"]
+    assert dict(zip(map(tuple, lesions[["x", "y", "z"]].to_numpy()), lesions.tier, strict=True)) == {
+        (1.5, 1.0, 1.0): "confirmed", (1.0, 5.0, 1.0): "candidate", (5.0, 1.0, 1.0): "confirmed", (8.0, 8.0, 8.0): "missed",
+    }  # fmt: skip
+    assert sorted(zip(false.tier, false.volume_mm3, strict=True)) == [("candidate", 1.0), ("confirmed", 3.0)]
+    numbers = np.where(label, 7, 0)
+    assert set(scoring.tiers(label, sens, spec, numbers=numbers).query("kind == 'lesion'").id) == {7}
+    nothing = np.zeros_like(label)
+    assert len(scoring.tiers(nothing, nothing, nothing)) == 0
+    assert scoring.tiers(label, nothing, nothing).tier.tolist() == ["missed"] * 4
+    with pytest.raises(InputError, match="confirmed of the label's shape"):
+        scoring.tiers(label, sens, spec[1:])

@@ -201,16 +201,16 @@ def test_same_seed_same_patient_other_seed_another():
 @pytest.mark.parametrize("config", [QUICK, GPU], ids=lambda c: c.name)
 def test_shares_of_visits_with_a_prior_and_sizes_of_the_splits(config):
     table = count(config)
-    assert table["patients"].to_dict() == {"train": 60, "validation": 10, "test": 25}
+    assert table["patients"].to_dict() == {"train": 150, "validation": 20, "test": 45}
     share = table["with_prior"] / table["visits"]
     assert share["train"] == pytest.approx(0.78, abs=0.02) and share["test"] == pytest.approx(0.69, abs=0.03)
-    assert abs(table.loc["train", "visits"] - 100) <= 5 and abs(table.loc["test", "visits"] - 40) <= 3
+    assert abs(table.loc["train", "visits"] - 248) <= 5 and abs(table.loc["test", "visits"] - 74) <= 3
 
 
 def test_another_number_of_patients_keeps_the_parts():
     small = dataclasses.replace(QUICK, patients=19)
     splits = [split_of(small, i) for i in range(19)]
-    assert [splits.count(s) for s in ("train", "validation", "test")] == [12, 2, 5]
+    assert [splits.count(s) for s in ("train", "validation", "test")] == [13, 2, 4]
     with pytest.raises(InputError, match="from 0 to 18; got 19"):
         split_of(small, 19)
     days, _ = schedule(small, 3)

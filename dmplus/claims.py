@@ -1,0 +1,516 @@
+"""Every claim of the paper that the experiments speak to, with a verdict by rule, and the tables behind: ``make results``.
+
+A claim is a number (a difference or a ratio), the side of a null on which the paper sees it, and an interval. The verdict
+follows from these alone (:func:`verdict`): **holds** (the interval lies on the paper's side), **opposite** (it lies on the
+other), **weak** (the value and at least 80 % of the resamples lie on the paper's side), **not shown** (all else). A claim of
+no difference has an upper and a lower null instead: it holds when the interval lies between them and is opposite when it
+lies outside. A claim whose runs are missing is **not run**. No number and no verdict is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dmplus import paper, results
+from dmplus.results import Estimate, Results, compare, estimate, of, pooled
+from dmplus.runtime import InputError, replacing
+
+COLUMNS = (
+    "claim", "paper", "ours", "low", "high", "null", "n_patients", "n_lesions", "seeds", "verdict", "why",
+)  # fmt: skip
+WEAK = 0.8  #: least share of the resamples on the paper's side
+MDSC_MARGIN = 0.02  #: a smaller loss of mDSC counts as none
+PRECISION_MARGIN = 0.05  #: a smaller difference of precision counts as none
+RATIO_MARGIN = 1.25  #: a ratio of false positives nearer to 1 than this counts as none
+NEAR_CERTAIN = 0.95  #: least precision of "almost 100 %"
+ALPHAS = (1.0, 0.995, 0.99, 0.95, 0.9, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One line before its verdict."""
+
+    claim: str
+    paper: float  #: the paper's number in the same unit, NaN where it prints none
+    ours: Estimate | None  #: None: not run
+    null: tuple[float, float]  #: the paper's side is from the first to the second
+    counts: Sequence[np.ndarray] = ()  #: the groups compared, for n
+    why: str = ""  #: what the number is, and what else one should know
+
+
+def verdict(ours: Estimate | None, null: tuple[float, float]) -> str:
+    """The rule; see the module's text.
+
+    >>> up = estimate(0.1, np.linspace(0.05, 0.15, 100))
+    >>> verdict(up, (0, math.inf)), verdict(up, (-math.inf, 0)), verdict(up, (0.12, math.inf)), verdict(None, (0, 1))
+    ('holds', 'opposite', 'not shown', 'not run')
+    """
+    if ours is None:
+        return "not run"
+    if math.isnan(ours.value) or math.isnan(ours.low):
+        return "not shown"
+    low, high = null
+    if low <= ours.low and ours.high <= high:
+        return "holds"
+    if ours.high < low or ours.low > high:
+        return "opposite"
+    draws = ours.draws[~np.isnan(ours.draws)]
+    inside = ((draws >= low) & (draws <= high)).mean()
+    return "weak" if low <= ours.value <= high and inside >= WEAK else "not shown"
+
+
+UP, DOWN = (0.0, math.inf), (-math.inf, 0.0)
+FEWER = (-math.inf, 1.0)  #: of a ratio
+
+
+# ------------------------------------------------------------------------------------------------------------ the claims
+def claims(results_: Results) -> list[Claim]:
+    """All claims, in the order of the paper."""
+    return [*_alpha(results_), *_against_bce(results_), *_against_sse(results_), *_weights(results_),
+            *_prior(results_), *_triage(results_), *_unet(results_), *_segments(results_)]  # fmt: skip
+
+
+def _table(loss: str, alpha: float | None, quantity: str, network: str = "DeepMedic") -> float:
+    """A number of the paper's tables."""
+    table = paper.table(2 if network == "3D U-Net" else 1)
+    rows = table[(table["network"] == network) & (table["loss"] == loss)]
+    rows = rows[rows["alpha"].isna() if alpha is None else rows["alpha"] == alpha]
+    return float(rows[quantity].iloc[0])
+
+
+def _printed(quantity: str, network: str, loss: str, alpha: float | None = None) -> float:
+    """A number of the paper's text."""
+    rows = paper.rows()
+    rows = rows[(rows["quantity"] == quantity) & (rows["network"] == network) & (rows["loss"] == loss)]
+    if alpha is not None:
+        rows = rows[rows["alpha"] == alpha]
+    return float(rows["printed"].iloc[0])
+
+
+def _alpha(r: Results) -> Iterator[Claim]:
+    high, low = r.seeds("jvss-0.995"), r.seeds("jvss-0.5")
+    ours: dict[str, Estimate | None] = {"sensitivity": None, "precision": None}
+    groups: list[np.ndarray] = []
+    if high and low:
+        groups = [r.group(high), r.group(low)]
+        ours = {k: compare(getattr(results, k), *groups) for k in ours}
+    for quantity, side, word in (("sensitivity", UP, "rises"), ("precision", DOWN, "falls")):
+        yield Claim(
+            f"{quantity} {word} with alpha (JVSS, 0.995 against 0.5)",
+            _table("JVSS", 0.995, quantity) - _table("JVSS", 0.5, quantity), ours[quantity], side, groups,
+            f"difference of {quantity} at threshold 0.5",
+        )  # fmt: skip
+
+
+def matched(a: np.ndarray | results.Pooled, b: np.ndarray | results.Pooled) -> Estimate:
+    """False positives of ``a`` / those of ``b``, at the sensitivity that ``b`` has at threshold 0.5."""
+    (pa, da), (pb, db) = pooled(a), pooled(b)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = results.fp_at(results.sensitivity(db))(da) / results.fp_per_volume(db)
+        point = float(results.fp_at(results.sensitivity(pb))(pa) / results.fp_per_volume(pb))
+    return estimate(point, np.where(np.isfinite(drawn), drawn, np.nan))
+
+
+def _against_bce(r: Results) -> Iterator[Claim]:
+    bce = r.seeds("bce")
+    for alpha, printed in (
+        (0.995, math.nan),
+        (0.9, _table("JVSS", 0.9, "fp") / _table("BCE", None, "fp")),
+        (0.5, math.nan),
+    ):
+        names = r.seeds(f"jvss-{alpha:g}")
+        groups = [r.group(names), r.group(bce)] if names and bce else []
+        yield Claim(
+            f"JVSS (alpha {alpha:g}) has fewer false positives than BCE at equal sensitivity", printed,
+            matched(*groups) if groups else None, FEWER, groups,
+            "ratio of false positives at the sensitivity of BCE at 0.5, JVSS's threshold moved"
+            + ("; the paper's alpha 0.9 is at 0.860 against 0.853" if alpha == 0.9 else ""),
+        )  # fmt: skip
+    names = r.seeds("jvss-0.995")
+    groups = [r.group(names), r.group(bce)] if names and bce else []
+    yield Claim(
+        "VSS does not harm the segmentation of what is found (mDSC, JVSS 0.995 against BCE)",
+        _table("JVSS", 0.995, "mdsc") - _table("BCE", None, "mdsc"),
+        compare(results.mdsc, *groups) if groups else None, (-MDSC_MARGIN, math.inf), groups,
+        f"difference of mDSC at 0.5; a loss below {MDSC_MARGIN} counts as none; the two find different lesions",
+    )  # fmt: skip
+
+
+def curve_over_alpha(r: Results, stem: str) -> list[str]:
+    """Scored runs of one loss over its alphas, seed 0, in falling order of alpha."""
+    names = [
+        n for n in r.runs["run"].unique() if n.startswith(f"{stem}-") and n.removeprefix(f"{stem}-").count("-") == 1
+    ]
+    found = []
+    for name in names:
+        alpha, _, seed = name.removeprefix(f"{stem}-").partition("-")
+        if seed == "s0" and r.has(name):
+            found.append((-float(alpha), name))
+    return [name for _, name in sorted(found)]
+
+
+def areas(r: Results, stems: Sequence[str]) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Mean precision over the recalls that the curves over alpha of all ``stems`` share, and the area from 0 to 1."""
+    points = {s: results.points_at_half([r.group([n]) for n in curve_over_alpha(r, s)]) for s in stems}
+    shared: list[tuple[np.ndarray, np.ndarray]] = []
+    for i in (0, 1):
+        recalls = [p[i][..., 0] for p in points.values()]
+        shared.append((np.max([x.min(-1) for x in recalls], 0), np.min([x.max(-1) for x in recalls], 0)))
+    common = {
+        s: estimate(float(results.area(p[0], *shared[0])), results.area(p[1], *shared[1])) for s, p in points.items()
+    }
+    whole = {s: estimate(float(results.area(p[0], 0.0, 1.0)), results.area(p[1], 0.0, 1.0)) for s, p in points.items()}
+    return common, whole
+
+
+def _against_sse(r: Results) -> Iterator[Claim]:
+    printed = paper.AREA_JVSS - paper.AREA_SSE
+    for stem, words in (("sse+bce", "SSE + BCE (as JVSS holds BCE)"), ("sse", "SSE alone (the paper's curve)")):
+        ours, groups = None, []
+        if len(curve_over_alpha(r, "jvss")) > 1 and len(curve_over_alpha(r, stem)) > 1:
+            common, _ = areas(r, ["jvss", stem])
+            ours = estimate(common["jvss"].value - common[stem].value, common["jvss"].draws - common[stem].draws)
+            groups = [r.group([n]) for n in curve_over_alpha(r, "jvss") + curve_over_alpha(r, stem)]
+        yield Claim(
+            f"JVSS is better than {words} over alpha", printed if stem == "sse" else math.nan, ours, UP, groups,
+            "difference of mean precision at threshold 0.5 over the recalls both curves reach; the paper's is a difference "
+            "of areas by a rule it does not state",
+        )  # fmt: skip
+
+
+def _weights(r: Results) -> Iterator[Claim]:
+    line = curve_over_alpha(r, "jvss")
+    curve = {a: (_table("JVSS", a, "sensitivity"), _table("JVSS", a, "precision")) for a in ALPHAS}
+    text = paper.rows()
+    for name, ratio in (("jvss-0.95-2to1-s0", "2"), ("jvss-0.95-1to2-s0", "0.5"), ("jvss-0.995-0.1to1-s0", None)):
+        printed = math.nan
+        if ratio:
+            rows = text[text["loss"] == f"JVSS, VSS:BCE = {ratio}"].set_index("quantity")["printed"].astype(float)
+            printed = float(
+                rows["precision"] - _on_line(np.array([list(curve.values())]), np.array([rows["sensitivity"]]))[0]
+            )
+        ours, groups = None, []
+        if len(line) > 1 and r.has(name):
+            groups = [r.group([name])]
+            point, drawn = results.points_at_half([r.group([n]) for n in line])
+            (p, d) = pooled(groups[0])
+            ours = estimate(
+                float(results.precision(p) - _on_line(point[None], results.sensitivity(p)[None])[0]),
+                results.precision(d) - _on_line(drawn, results.sensitivity(d)),
+            )
+        alpha = name.split("-")[1]
+        yield Claim(
+            f"a weight ratio VSS:BCE of {ratio or '0.1'} (alpha {alpha}) does what another alpha does", printed, ours,
+            (-PRECISION_MARGIN, PRECISION_MARGIN), groups,
+            "difference of precision from the curve over alpha (weight 1:1) at the same sensitivity, threshold 0.5; straight "
+            f"lines between its points, its end beyond; within {PRECISION_MARGIN} counts as none",
+        )  # fmt: skip
+
+
+def _on_line(points: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """Precision of a curve (..., n, 2) of (recall, precision) at ``recall`` (...): straight lines, constant beyond."""
+    return np.array(
+        [
+            np.interp(x, p[np.argsort(p[:, 0]), 0], p[np.argsort(p[:, 0]), 1])
+            for p, x in zip(points, recall, strict=True)
+        ]
+    )
+
+
+def _prior(r: Results) -> Iterator[Claim]:
+    paper_all = {0.995: _table("JVSS", 0.995, "fp", "DeepMedic+") / _table("JVSS", 0.995, "fp"),
+                 0.5: _table("JVSS", 0.5, "fp", "DeepMedic+") / _table("JVSS", 0.5, "fp")}  # fmt: skip
+    fewer = _printed("fewer fp, volumes with a prior", "DeepMedic+", "JVSS", 0.995)
+    paper_with = {0.995: 1 - fewer / 100, 0.5: math.nan}
+    for alpha in (0.995, 0.5):
+        path, none = r.seeds(f"jvss-{alpha:g}-path"), r.seeds(f"jvss-{alpha:g}")
+        for prior, words, printed in (
+            (None, "all visits", paper_all[alpha]),
+            (True, "visits with a prior", paper_with[alpha]),
+        ):
+            groups = [r.group(path, prior=prior), r.group(none, prior=prior)] if path and none else []
+            why = "ratio of false positives at the sensitivity that the model without prior has at 0.5"
+            if groups:
+                why += (f"; both at 0.5: ratio {compare(results.fp_per_volume, *groups, ratio=True)}, difference of "
+                        f"sensitivity {compare(results.sensitivity, *groups)}")  # fmt: skip
+            yield Claim(
+                f"the prior path removes false positives (alpha {alpha:g}, {words})", printed,
+                matched(*groups) if groups else None, FEWER, groups, why,
+            )  # fmt: skip
+    for alpha in (0.995, 0.5):
+        stem = f"jvss-{alpha:g}"
+        pairs = (
+            (f"{stem}-path-s0", f"{stem}-channel-s0", "the prior works better as a path than as a channel"),
+            (
+                f"{stem}-path-s0",
+                f"{stem}-path-current-s0",
+                "the gain is not that of a second path (fed with the current scan)",
+            ),
+            (
+                f"{stem}-path-s0",
+                f"{stem}-path-other-s0",
+                "the gain is not that of any earlier scan (another patient's)",
+            ),
+        )
+        for a, b, words in pairs:
+            groups = [r.group([n], prior=True) for n in (a, b)] if r.has(a, b) else []
+            yield Claim(
+                f"{words} (alpha {alpha:g})", math.nan, matched(*groups) if groups else None, FEWER, groups,
+                "ratio of false positives at the sensitivity that the rival has at 0.5, visits with a prior",
+            )  # fmt: skip
+
+
+def _triage(r: Results) -> Iterator[Claim]:
+    small_all = float(paper.rows().query("quantity == 'test lesions below 0.1 cm3'")["printed"].iloc[0]) / 100
+    printed = {
+        "sure": _table("JVSS", 0.5, "precision", "DeepMedic+"),
+        "load": _printed("candidates left per volume", "DeepMedic+", "ensemble"),
+        "gained": _printed("further found lesions below 0.1 cm3", "DeepMedic+", "ensemble") / 100,
+        "false": _printed("further fp below 0.1 cm3", "DeepMedic+", "ensemble") / 100,
+    }
+    gained = _printed("further found lesions per volume", "DeepMedic+", "ensemble") / printed["load"]
+    t = triage_counts(r, "ensemble")
+    point, drawn = (None, None) if t is None else pooled(t[None])
+
+    def value(f: object) -> Estimate | None:
+        return None if point is None else estimate(float(f(point)), f(drawn))  # type: ignore[operator]
+
+    def over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(b > 0, a / b, np.nan)
+
+    def share(x: np.ndarray, found: str, false: str) -> np.ndarray:
+        return over(_col(x, found), _col(x, found) + _col(x, false))
+
+    budgets = "thresholds chosen on validation for 10 candidates and 0.5 confirmed false positives a volume"
+    groups = [] if t is None else [t[None]]
+    yield Claim(
+        "confirmed lesions are almost surely metastases", printed["sure"],
+        value(lambda x: share(x, "confirmed_found", "confirmed_false")), (NEAR_CERTAIN, 1.0), groups,
+        f"precision of the confirmed tier; at least {NEAR_CERTAIN} counts as almost sure; {budgets}",
+    )  # fmt: skip
+    yield Claim(
+        "confirmed lesions are surer than candidates", printed["sure"] - gained,
+        value(lambda x: share(x, "confirmed_found", "confirmed_false") - share(x, "candidate_found", "candidate_false")),
+        UP, groups, "difference of precision between the two tiers",
+    )  # fmt: skip
+    yield Claim(
+        "few candidates are left to review", printed["load"],
+        value(lambda x: over(_col(x, "candidate_found") + _col(x, "candidate_false"), _col(x, "volumes"))),
+        (0.0, 2 * printed["load"]), groups, f"candidates per volume, true or false; up to twice the paper's are few; {budgets}",
+    )  # fmt: skip
+    yield Claim(
+        "what the candidates add is mostly small", printed["gained"] - small_all,
+        value(
+            lambda x: over(_col(x, "candidate_found_small"), _col(x, "candidate_found"))
+            - over(_col(x, "lesions_small"), _col(x, "lesions"))
+        ),
+        UP, groups, "share below 0.1 cm3 among the metastases that are candidates, minus that among all metastases",
+    )  # fmt: skip
+    yield Claim(
+        "false candidates are mostly small", printed["false"],
+        value(lambda x: over(_col(x, "candidate_false_small"), _col(x, "candidate_false"))), (0.5, 1.0), groups,
+        "share below 0.1 cm3 among the false candidates",
+    )  # fmt: skip
+
+
+#: Columns of :func:`triage_counts`.
+TRIAGE = (
+    "lesions", "lesions_small", "confirmed_found", "confirmed_found_small", "confirmed_false", "confirmed_false_small",
+    "candidate_found", "candidate_found_small", "candidate_false", "candidate_false_small", "volumes",
+)  # fmt: skip
+
+
+def _col(x: np.ndarray, name: str) -> np.ndarray:
+    return x[..., TRIAGE.index(name)]
+
+
+def triage_counts(r: Results, system: str) -> np.ndarray | None:
+    """(patients, columns of :data:`TRIAGE`) of a triage system on the test visits, None where it was not run."""
+    if r.tiers is None or system not in set(r.tiers["system"]):
+        return None
+    visits = r.visits[r.visits["split"] == "test"]
+    patients = np.unique(visits["patient"])
+    place = dict(zip(visits["case"], np.searchsorted(patients, visits["patient"]), strict=True))
+    rows = r.tiers[r.tiers["system"] == system]
+    of_ = rows["case"].map(place).to_numpy(int)
+    small = (rows["volume_mm3"] < results.SMALL_MM3).to_numpy()
+    lesion = (rows["kind"] == "lesion").to_numpy()
+    which = {"lesions": lesion}
+    for tier in ("confirmed", "candidate"):
+        own = (rows["tier"] == tier).to_numpy()
+        which |= {f"{tier}_found": own & lesion, f"{tier}_false": own & ~lesion}
+    which |= {f"{k}_small": v & small for k, v in which.items()}
+    out = np.zeros((len(patients), len(TRIAGE)))
+    for column, name in enumerate(TRIAGE[:-1]):
+        out[:, column] = np.bincount(of_[which[name]], minlength=len(patients))
+    out[:, -1] = np.bincount(list(place.values()), minlength=len(patients))
+    return out
+
+
+def _unet(r: Results) -> Iterator[Claim]:
+    for alpha, quantity in ((0.9, "sensitivity"), (0.5, "precision")):
+        names = (f"unet-jvss-{alpha:g}-s0", "unet-bce-s0")
+        groups = [r.group([n]) for n in names] if r.has(*names) else []
+        yield Claim(
+            f"VSS works in another network: 3D U-Net, {quantity} of JVSS {alpha:g} above BCE",
+            _table("JVSS", alpha, quantity, "3D U-Net") - _table("BCE", None, quantity, "3D U-Net"),
+            compare(getattr(results, quantity), *groups) if groups else None, UP, groups,
+            f"difference of {quantity} at threshold 0.5",
+        )  # fmt: skip
+
+
+def _segments(r: Results) -> Iterator[Claim]:
+    for alpha in (0.95, 0.5):
+        names = (f"jvss-{alpha:g}-30-s0", f"jvss-{alpha:g}-s0")
+        groups = [r.group([n]) for n in names] if r.has(*names) else []
+        yield Claim(
+            f"segments of 30 voxels, which hold two metastases more rarely, change little (alpha {alpha:g})", math.nan,
+            matched(*groups) if groups else None, (1 / RATIO_MARGIN, RATIO_MARGIN), groups,
+            "ratio of false positives, 30 against 37, at the sensitivity of 37 at 0.5; the paper expects no big impact",
+        )  # fmt: skip
+
+
+def claims_table(r: Results) -> pd.DataFrame:
+    """One line per claim: :data:`COLUMNS`."""
+    lines = []
+    for c in claims(r):
+        e = c.ours or estimate(math.nan, np.array([math.nan]))
+        seeds = max((len(g) for g in c.counts), default=0)
+        null = " to ".join("" if math.isinf(x) else f"{x:.4g}" for x in c.null)
+        lines.append(
+            (c.claim, c.paper, e.value, e.low, e.high, null, *_n(c.counts), seeds, verdict(c.ours, c.null), c.why)
+        )
+    return pd.DataFrame(lines, columns=list(COLUMNS)).round(4)
+
+
+def _n(groups: Sequence[np.ndarray]) -> tuple[int, int]:
+    """Patients with a volume, and lesions, in the (equal) visits of the groups."""
+    if not groups:
+        return 0, 0
+    first = groups[0][0]
+    if first.ndim == 2:  # triage
+        return len(first), int(_col(first, "lesions").sum())
+    at = first[:, -1]
+    return int((at[:, results.VOLUMES] > 0).sum()), int(at[:, results.FOUND].sum() + at[:, results.MISSED].sum())
+
+
+# ------------------------------------------------------------------------------------------------------------ the tables
+LEVELS_AT = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  #: sensitivities at which false positives are read
+BUDGETS = (0.5, 1.0, 2.0, 4.0, 10.0)  #: false positives per volume at which sensitivity is read
+
+
+def _with(prefix: str, e: Estimate) -> dict[str, float]:
+    return {prefix: e.value, f"{prefix}_low": e.low, f"{prefix}_high": e.high}
+
+
+def table_of_runs(r: Results) -> pd.DataFrame:
+    """Every scored run (seeds pooled) on the test visits at threshold 0.5 and along its own curve, with intervals."""
+    lines = []
+    stems: dict[tuple[str, str], list[str]] = {}
+    for row in r.runs[r.runs["split"] == "test"].itertuples():
+        stems.setdefault((str(row.run).rpartition("-s")[0] or str(row.run), str(row.second_image)), []).append(
+            str(row.run)
+        )
+    for (stem, second), names in sorted(stems.items()):
+        for subset, prior in (("all visits", None), ("with prior", True), ("without prior", False)):
+            counts = r.group(names, second=second, prior=prior)
+            if not counts[..., results.VOLUMES].any():
+                continue
+            at = counts[0, :, -1]
+            line = {"run": stem, "second_image": second, "visits": subset, "seeds": len(names),
+                    "volumes": int(at[:, results.VOLUMES].sum()),
+                    "lesions": int((at[:, results.FOUND] + at[:, results.MISSED]).sum())}  # fmt: skip
+            counts = pooled(counts)
+            for name in ("sensitivity", "precision", "fp_per_volume", "mdsc"):
+                line |= _with(name, of(getattr(results, name), counts))
+            small = r.group(names, second=second, prior=prior, most_mm3=results.SMALL_MM3)
+            line["sensitivity_small"] = float(results.sensitivity(small.sum(1).mean(0)))
+            line |= {f"fp_at_{s:g}": float(results.fp_at(s)(counts[0])) for s in LEVELS_AT}
+            line |= {f"sensitivity_at_{b:g}": float(results.sensitivity_at(b)(counts[0])) for b in BUDGETS}
+            lines.append(line)
+    return pd.DataFrame(lines).round(4)
+
+
+def table_of_areas(r: Results) -> pd.DataFrame:
+    """Figure 6: mean precision over the recalls shared by all losses that were run, and the area from recall 0 to 1."""
+    stems = [s for s in ("jvss", "sse+bce", "sse") if len(curve_over_alpha(r, s)) > 1]
+    if not stems:
+        return pd.DataFrame(columns=["loss", "alphas"])
+    common, whole = areas(r, stems)
+    return pd.DataFrame(
+        [{"loss": s, "alphas": len(curve_over_alpha(r, s)), **_with("mean_precision", common[s]), **_with("area", whole[s])}
+         for s in stems]
+    ).round(4)  # fmt: skip
+
+
+def table_of_triage(r: Results) -> pd.DataFrame:
+    """Every triage system: tiers per volume, precision of each, small shares, with intervals."""
+    lines = []
+    for system in [] if r.tiers is None else list(dict.fromkeys(r.tiers["system"])):
+        t = triage_counts(r, system)
+        point, drawn = pooled(t[None])  # type: ignore[index]
+
+        def ratio(a: Sequence[str], b: Sequence[str], point: np.ndarray = point, drawn: np.ndarray = drawn) -> Estimate:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                p, d = (sum(_col(x, n) for n in a) / sum(_col(x, n) for n in b) for x in (point, drawn))
+            return estimate(float(p), np.where(np.isfinite(d), d, np.nan))
+
+        confirmed, candidate = (("confirmed_found", "confirmed_false"), ("candidate_found", "candidate_false"))
+        lines.append({
+            "system": system, "volumes": int(_col(point, "volumes")), "lesions": int(_col(point, "lesions")),
+            **_with("sensitivity", ratio(("confirmed_found", "candidate_found"), ("lesions",))),
+            **_with("sensitivity_confirmed", ratio(("confirmed_found",), ("lesions",))),
+            **_with("precision_confirmed", ratio(("confirmed_found",), confirmed)),
+            **_with("precision_candidates", ratio(("candidate_found",), candidate)),
+            **_with("candidates_per_volume", ratio(candidate, ("volumes",))),
+            **_with("further_found_per_volume", ratio(("candidate_found",), ("volumes",))),
+            **_with("further_false_per_volume", ratio(("candidate_false",), ("volumes",))),
+            **_with("confirmed_false_per_volume", ratio(("confirmed_false",), ("volumes",))),
+            **_with("small_share_further_found", ratio(("candidate_found_small",), ("candidate_found",))),
+            **_with("small_share_further_false", ratio(("candidate_false_small",), ("candidate_false",))),
+        })  # fmt: skip
+    return pd.DataFrame(lines).round(4)
+
+
+def make(rows: str | Path, out: str | Path, profile: str) -> pd.DataFrame:
+    """Write ``claims``, ``runs``, ``areas`` and ``triage`` ``.<profile>.csv`` into ``out``, from the rows alone."""
+    r = Results(rows)
+    out = Path(out)
+    tables = {
+        "claims": claims_table(r),
+        "runs": table_of_runs(r),
+        "areas": table_of_areas(r),
+        "triage": table_of_triage(r),
+    }
+    for name, table in tables.items():
+        with replacing(out / f"{name}.{profile}.csv") as part:
+            table.to_csv(part, index=False, lineterminator="\n")
+    return tables["claims"]
+
+
+def main() -> None:
+    """``python -m dmplus.claims``: every collected profile under ``notebooks/results/experiments``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path("notebooks/results"), help="default: notebooks/results"
+    )
+    folder = parser.parse_args().folder
+    profiles = sorted(p.name for p in (folder / "experiments").glob("*") if (p / "rows.csv.gz").is_file())
+    if not profiles:
+        raise InputError(f"results: expected collected rows under {folder}/experiments; there are none")
+    for profile in profiles:
+        table = make(folder / "experiments" / profile, folder, profile)
+        print(f"{profile}: " + ", ".join(f"{v} {n}" for v, n in table["verdict"].value_counts().items()))
+        print(table[["verdict", "claim", "ours", "low", "high", "paper"]].to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""From the committed rows of the experiments to numbers with intervals: what every table, curve and claim is made of.
+
+:class:`Results` reads ``runs.csv``, ``visits.csv`` and ``rows.csv.gz`` (:func:`dmplus.experiment.collect`) and counts, for
+any group of runs, found and missed lesions and false positives per patient and threshold. Intervals are 95 % percentiles
+over 2000 resamples: patients with replacement and, where a group has several seeds, seeds with replacement. Draws depend
+on nothing but the number of patients and seeds, so that two groups are compared pairwise.
+
+Precision is the paper's, found / (found + false): rows do not say into how many blobs a found lesion falls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dmplus.metrics import percentiles
+from dmplus.runtime import InputError, named, rng
+from dmplus.scoring import HALF, LEVELS
+
+RESAMPLES = 2000
+SMALL_MM3 = 100.0  #: below it a metastasis is small (0.1 cm3, as in the paper)
+FOUND, MISSED, FALSE, VOLUMES, DICE = range(5)  #: last axis of the counts; DICE: summed over lesions found at 0.5
+
+Statistic = Callable[[np.ndarray], np.ndarray]  #: counts (..., levels, 5) → (...)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number, its interval, and the resamples it comes from (2000,)."""
+
+    value: float
+    low: float
+    high: float
+    draws: np.ndarray = dataclasses.field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def estimate(value: float, draws: np.ndarray) -> Estimate:
+    """With the 95 % interval of the draws that exist."""
+    low, high = percentiles(draws)
+    return Estimate(float(value), float(low), float(high), draws)
+
+
+class Results:
+    """The rows of one folder of collected experiments. Raises ``InputError`` where one of its tables is missing."""
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        for name in ("runs.csv", "visits.csv", "rows.csv.gz"):
+            if not (folder / name).is_file():
+                raise InputError(
+                    f"results {named(folder)}: expected {name}; it is not there; run `dmplus experiment ... --collect`"
+                )
+        self.runs = pd.read_csv(folder / "runs.csv")
+        self.visits = pd.read_csv(folder / "visits.csv")
+        rows = pd.read_csv(folder / "rows.csv.gz")
+        self.tiers = pd.read_csv(folder / "tiers.csv.gz") if (folder / "tiers.csv.gz").is_file() else None
+        self.rows = {k: part for k, part in rows.groupby(["run", "split", "second_image"], sort=True)}  # noqa: C416
+
+    # -------------------------------------------------------------------------------------------------- counts
+    def has(self, *names: str, split: str = "test", second: str | None = None) -> bool:
+        """Whether all these runs were scored there."""
+        return all((n, split, self._second(n, second)) in self.rows for n in names)
+
+    def seeds(self, stem: str, *, split: str = "test") -> list[str]:
+        """Names of the scored runs ``stem``-s0, -s1, ..."""
+        found = []
+        while self.has(f"{stem}-s{len(found)}", split=split):
+            found.append(f"{stem}-s{len(found)}")
+        return found
+
+    def _second(self, name: str, second: str | None) -> str:
+        """What a run was trained with, unless another second image is asked for."""
+        if second is not None:
+            return second
+        own = self.runs.loc[self.runs["run"] == name, "second"]
+        return str(own.iloc[0]) if len(own) else ""
+
+    def counts(
+        self, name: str, *, split: str = "test", second: str | None = None, prior: bool | None = None,
+        least_mm3: float = 0.0, most_mm3: float = np.inf,
+    ) -> np.ndarray:  # fmt: skip
+        """(patients, levels, 5): found, missed, false, volumes, and the Dice sum of what is found at 0.5 (there alone).
+
+        prior: only visits that have an earlier scan (True) or none (False); patients without such a visit count 0.
+        Sizes select lesions by their own volume and false positives by theirs at 0.5. Levels below the floor of the run's
+        rows are NaN. Raises ``InputError`` for a run that was not scored there.
+        """
+        second = self._second(name, second)
+        if (name, split, second) not in self.rows:
+            raise InputError(
+                f"results: expected a run {name} scored on {split} with {second or 'its second image'}; there is none; "
+                f"choose from {', '.join(sorted({k[0] for k in self.rows}))}"
+            )
+        rows = self.rows[name, split, second]
+        visits = self.visits[self.visits["split"] == split]
+        patients = np.unique(visits["patient"])
+        if second in ("zeroed", "other") or second.endswith("mm"):
+            if self._second(name, None) != second:  # controls are scored where there is a prior to replace
+                visits = visits[visits["with_prior"]]
+        if prior is not None:
+            visits = visits[visits["with_prior"] == prior]
+        place = dict(zip(visits["case"], np.searchsorted(patients, visits["patient"]), strict=True))
+        rows = rows[rows["case"].isin(place)]
+        if least_mm3 > 0 or most_mm3 < np.inf:
+            rows = rows[(rows["volume_mm3"] >= least_mm3) & (rows["volume_mm3"] < most_mm3)]
+        of = rows["case"].map(place).to_numpy(int)
+        lesion = (rows["kind"] == "lesion").to_numpy()
+        top, bottom = rows["top"].to_numpy(int), rows["bottom"].to_numpy(int)
+        out = np.zeros((len(patients), len(LEVELS) + 1, 5))
+        for column, which in (
+            (FOUND, lesion & (top >= 0)),
+            (FALSE, ~lesion),
+        ):  # +1 at the first level, -1 after the last
+            np.add.at(out[..., column], (of[which], bottom[which]), 1)
+            np.add.at(out[..., column], (of[which], top[which] + 1), -1)
+        out = np.cumsum(out, axis=1)[:, :-1]
+        out[..., MISSED] = np.bincount(of[lesion], minlength=len(patients))[:, None] - out[..., FOUND]
+        out[..., VOLUMES] = np.bincount(list(place.values()), minlength=len(patients))[:, None]
+        dice = rows["dice"].fillna(0).to_numpy()
+        out[:, HALF, DICE] = np.bincount(of[lesion], dice[lesion], minlength=len(patients))
+        scored = self.runs[
+            (self.runs["run"] == name) & (self.runs["split"] == split) & (self.runs["second_image"] == second)
+        ]
+        out[:, : int(scored["floor"].iloc[0]), FALSE] = np.nan
+        return out
+
+    def group(self, names: Sequence[str], **where: object) -> np.ndarray:
+        """Counts of several seeds: (seeds, patients, levels, 5)."""
+        return np.stack([self.counts(n, **where) for n in names])  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------------ resampling
+@functools.lru_cache(maxsize=16)
+def _weights(patients: int, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each patient, and each seed, is drawn in each resample; seeds as shares."""
+    who = rng(0, "resampled patients", patients).multinomial(patients, np.full(patients, 1 / patients), RESAMPLES)
+    which = rng(0, "resampled seeds", seeds).multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+    return who.astype(float), which / seeds
+
+
+Pooled = tuple[np.ndarray, np.ndarray]  #: sums (..., ) over everything, and of each resample (2000, ...)
+
+
+def pooled(counts: np.ndarray | Pooled) -> Pooled:
+    """(seeds, patients, ...) → (...) summed over patients and averaged over seeds, and of each resample (2000, ...).
+
+    What is pooled already comes back as it is.
+    """
+    if isinstance(counts, tuple):
+        return counts
+    seeds, patients = counts.shape[:2]
+    who, which = _weights(patients, seeds)
+    drawn = np.zeros((RESAMPLES, *counts.shape[2:]))
+    for s in range(seeds):
+        drawn += which[:, s].reshape(-1, *(1,) * (counts.ndim - 2)) * np.tensordot(who, counts[s], axes=1)
+    return counts.sum(1).mean(0), drawn
+
+
+def of(statistic: Statistic, counts: np.ndarray | Pooled) -> Estimate:
+    """A statistic of one group."""
+    point, drawn = pooled(counts)
+    return estimate(float(statistic(point)), statistic(drawn))
+
+
+def compare(statistic: Statistic, a: np.ndarray | Pooled, b: np.ndarray | Pooled, *, ratio: bool = False) -> Estimate:
+    """a − b (or a / b) of a statistic of two groups, pairwise over patients."""
+    (point_a, drawn_a), (point_b, drawn_b) = pooled(a), pooled(b)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if ratio:
+            return estimate(
+                float(np.divide(statistic(point_a), statistic(point_b))), statistic(drawn_a) / statistic(drawn_b)
+            )
+        return estimate(float(statistic(point_a) - statistic(point_b)), statistic(drawn_a) - statistic(drawn_b))
+
+
+# ------------------------------------------------------------------------------------------------------------ statistics
+def _over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(b > 0, a / b, np.nan)
+
+
+def sensitivity(counts: np.ndarray, level: int = HALF) -> np.ndarray:
+    """Found / all lesions."""
+    c = counts[..., level, :]
+    return _over(c[..., FOUND], c[..., FOUND] + c[..., MISSED])
+
+
+def precision(counts: np.ndarray, level: int = HALF) -> np.ndarray:
+    """Found / (found + false): the paper's."""
+    c = counts[..., level, :]
+    return _over(c[..., FOUND], c[..., FOUND] + c[..., FALSE])
+
+
+def fp_per_volume(counts: np.ndarray, level: int = HALF) -> np.ndarray:
+    """False positives per volume."""
+    c = counts[..., level, :]
+    return _over(c[..., FALSE], c[..., VOLUMES])
+
+
+def mdsc(counts: np.ndarray) -> np.ndarray:
+    """Mean Dice of the lesions found at 0.5."""
+    c = counts[..., HALF, :]
+    return _over(c[..., DICE], c[..., FOUND])
+
+
+def fp_at(wanted: float | np.ndarray) -> Statistic:
+    """False positives per volume where the falling threshold first reaches a sensitivity, linear between thresholds.
+
+    NaN where it is not reached above the floor of the rows.
+    """
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        falling = counts[..., ::-1, :]
+        s = _over(falling[..., FOUND], falling[..., FOUND] + falling[..., MISSED])
+        fp = _over(falling[..., FALSE], falling[..., VOLUMES])
+        s = np.concatenate([np.zeros_like(s[..., :1]), s], -1)  # nothing predicted: 0 found, 0 false
+        fp = np.concatenate([np.zeros_like(fp[..., :1]), fp], -1)
+        reached = np.where(np.isnan(fp), False, s >= np.asarray(wanted)[..., None])
+        k = reached.argmax(-1)[..., None]
+        before = np.maximum(k - 1, 0)
+        s0, s1 = (np.take_along_axis(s, i, -1)[..., 0] for i in (before, k))
+        f0, f1 = (np.take_along_axis(fp, i, -1)[..., 0] for i in (before, k))
+        share = np.where(s1 > s0, (wanted - s0) / np.where(s1 > s0, s1 - s0, 1), 1.0)
+        return np.where(reached.any(-1), f0 + share * (f1 - f0), np.nan)
+
+    return statistic
+
+
+def sensitivity_at(budget: float) -> Statistic:
+    """The best sensitivity of any threshold with at most ``budget`` false positives per volume."""
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        fp = _over(counts[..., FALSE], counts[..., VOLUMES])
+        s = _over(counts[..., FOUND], counts[..., FOUND] + counts[..., MISSED])
+        return np.where(fp <= budget, s, 0.0).max(-1)
+
+    return statistic
+
+
+def operating_level(counts: np.ndarray, budget: float) -> int:
+    """The level of the most sensitive threshold with at most ``budget`` false positives per volume; of equals the one with
+    the fewest, then the highest. counts: (seeds, patients, levels, 5) of *validation* visits."""
+    c = counts.sum((0, 1))
+    fp = _over(c[:, FALSE], c[:, VOLUMES])
+    allowed = np.flatnonzero(fp <= budget)
+    if not len(allowed):
+        raise InputError(
+            f"operating point: expected a threshold with at most {budget:g} false positives per volume; the fewest are "
+            f"{np.nanmin(fp):g}; train longer or raise the budget"
+        )
+    return int(allowed[np.lexsort((-allowed, fp[allowed], -c[allowed, FOUND]))[0]])
+
+
+def area(points: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
+    """Mean precision over the recalls from ``low`` to ``high`` of points (..., n, 2) = (recall, precision).
+
+    Rule: at recall r the precision is that of the best point with recall >= r, and 0 beyond the last. (..., ) NaN where
+    the range is empty. For ``low`` = 0 and ``high`` = 1 it is the area under this step function.
+    """
+    order = np.argsort(points[..., 0], -1, kind="stable")
+    recall, height = (np.take_along_axis(points[..., i], order, -1) for i in (0, 1))
+    best = np.maximum.accumulate(np.nan_to_num(height)[..., ::-1], -1)[..., ::-1]
+    low, high = np.asarray(low)[..., None], np.asarray(high)[..., None]
+    edges = np.clip(np.concatenate([np.zeros_like(recall[..., :1]), recall], -1), low, np.maximum(low, high))
+    width = (high - low)[..., 0]
+    return np.where(width > 0, (np.diff(edges, axis=-1) * best).sum(-1) / np.where(width > 0, width, 1), np.nan)
+
+
+def points_at_half(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(recall, precision) at 0.5 of each group: (n, 2), and of the resamples, (2000, n, 2)."""
+    both = [pooled(g) for g in groups]
+    point, drawn = (
+        np.stack([np.stack([sensitivity(b[i]), precision(b[i])], -1) for b in both], -2) for i in (0, 1)
+    )  # fmt: skip
+    return point, drawn

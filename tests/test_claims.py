@@ -1,0 +1,211 @@
+"""From rows to numbers, intervals and verdicts."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dmplus import claims, experiment, results, scoring
+from dmplus.results import FALSE, FOUND, MISSED, VOLUMES, Results, estimate
+from dmplus.runtime import InputError, rng
+
+TOP = len(scoring.LEVELS) - 1
+PATIENTS = [f"p{i}" for i in range(12)]
+
+
+def rows_of(draw, *, found, false, small=0.5):
+    """Rows of 24 visits of 12 patients: four lesions each, peaks and false positives drawn."""
+    lines = []
+    for visit in range(24):
+        case = f"c{visit:02d}"
+        for lesion in range(4):
+            top = int(np.clip(draw.normal(found, 8), -1, TOP))
+            size = 50.0 if draw.random() < small else 500.0
+            dice = 0.8 if top >= scoring.HALF else np.nan
+            lines.append((case, "lesion", lesion + 1, size, top, 0, dice, 0, 0, 0, 0))
+        for _ in range(draw.poisson(false)):
+            top = int(draw.integers(5, 40))
+            bottom = int(draw.integers(5, top + 1))
+            lines.append(
+                (case, "fp", 0, 20.0 if bottom <= scoring.HALF <= top else np.nan, top, bottom, np.nan, 1, 0, 0, 0)
+            )
+    return pd.DataFrame(lines, columns=["case", *scoring.COLUMNS])
+
+
+def collected(folder, made):
+    """Write a folder of collected tables; made: run name → (second image, rows)."""
+    folder.mkdir()
+    visits = pd.DataFrame(
+        [(f"c{v:02d}", PATIENTS[v // 2], "test", v % 2, 70 * (v % 2), v % 2 == 1) for v in range(24)],
+        columns=["case", "patient", "split", "visit", "days", "with_prior"],
+    )
+    visits.to_csv(folder / "visits.csv", index=False)
+    runs = [(name, "test", second, "prior", 5) for name, (second, _) in made.items()]
+    pd.DataFrame(runs, columns=["run", "split", "second_image", "second", "floor"]).to_csv(
+        folder / "runs.csv", index=False
+    )
+    rows = pd.concat([t.assign(run=n, split="test", second_image=s) for n, (s, t) in made.items()])
+    rows[["run", "split", "second_image", "case", *scoring.COLUMNS]].to_csv(folder / "rows.csv.gz", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three good seeds of JVSS 0.995, three of BCE with more false positives, other alphas."""
+    draw = rng(0, "claims")
+    made = {f"bce-s{s}": ("prior", rows_of(draw, found=18, false=12)) for s in range(3)}
+    made |= {f"jvss-0.995-s{s}": ("prior", rows_of(draw, found=28, false=6)) for s in range(3)}
+    for alpha, found in ((1, 30), (0.99, 26), (0.95, 22), (0.9, 20)):
+        made[f"jvss-{alpha:g}-s0"] = ("prior", rows_of(draw, found=found, false=4))
+    made |= {f"jvss-0.5-s{s}": ("prior", rows_of(draw, found=14, false=1)) for s in range(3)}
+    for alpha, found in ((0.995, 22), (0.5, 10)):
+        made[f"sse-{alpha:g}-s0"] = ("prior", rows_of(draw, found=found, false=20))
+    return collected(tmp_path_factory.mktemp("claims") / "rows", made)
+
+
+def test_counts_are_those_of_the_rows_at_every_level(folder):
+    r = Results(folder)
+    counts = r.counts("bce-s0")
+    rows = pd.read_csv(folder / "rows.csv.gz").query("run == 'bce-s0'")
+    own = rows[rows["case"].isin(["c02", "c03"])]  # patient p1
+    place = sorted(PATIENTS).index("p1")
+    for level in range(5, len(scoring.LEVELS)):
+        found, missed, false = scoring.counts(own, level)
+        assert counts[place, level, [FOUND, MISSED, FALSE, VOLUMES]].tolist() == [found, missed, false, 2]
+    assert np.isnan(counts[:, :5, FALSE]).all() and not np.isnan(counts[:, :5, FOUND]).any()
+    with_prior = r.counts("bce-s0", prior=True)
+    assert with_prior[place, 20, [FOUND, MISSED, FALSE]].tolist() == list(
+        scoring.counts(rows[rows["case"] == "c03"], 20)
+    )
+    small = r.counts("bce-s0", most_mm3=100.0)
+    assert (
+        small[..., 20, FOUND].sum() + small[..., 20, MISSED].sum()
+        == ((rows.kind == "lesion") & (rows.volume_mm3 < 100)).sum()
+    )
+
+
+def test_a_paired_comparison_of_a_model_with_itself_has_no_width(folder):
+    group = Results(folder).group(["bce-s0"])
+    same = results.compare(results.sensitivity, group, group)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert (claims.matched(group, group).low, claims.matched(group, group).high) == (1, 1)
+
+
+def test_intervals_hold_patients_and_seeds(folder):
+    """By hand: resampling patients alone is narrower than patients and seeds when seeds differ and patients do not."""
+    counts = np.zeros((2, 6, len(scoring.LEVELS), 5))
+    counts[0, :, :, FOUND], counts[1, :, :, FOUND] = 4, 2
+    counts[0, :, :, MISSED], counts[1, :, :, MISSED] = 0, 2
+    both = results.of(results.sensitivity, counts)
+    assert (both.value, both.low, both.high) == (0.75, 0.5, 1.0)
+    one = results.of(results.sensitivity, counts[:1])
+    assert (one.low, one.high) == (1.0, 1.0)
+
+
+def test_false_positives_at_a_sensitivity_lie_on_straight_lines():
+    counts = np.zeros((len(scoring.LEVELS), 5))
+    counts[:, VOLUMES], counts[:, MISSED] = 2, 10
+    counts[:30, FOUND], counts[:30, MISSED], counts[:30, FALSE] = 6, 4, 4  # sensitivity 0.6 at 2 FP per volume
+    counts[:20, FOUND], counts[:20, MISSED], counts[:20, FALSE] = 8, 2, 20  # 0.8 at 10
+    counts[:3, FALSE] = np.nan
+    assert results.fp_at(0.6)(counts) == 2
+    assert results.fp_at(0.7)(counts) == pytest.approx(6)
+    assert results.fp_at(0.3)(counts) == pytest.approx(1)  # between nothing predicted and the first threshold
+    assert np.isnan(results.fp_at(0.9)(counts))
+    assert results.sensitivity_at(2.0)(counts) == 0.6 and results.sensitivity_at(1.9)(counts) == 0
+    assert results.operating_level(counts[None, None], 2) == 29  # of equals the highest threshold
+
+
+def test_the_area_is_that_of_the_stated_rule():
+    points = np.array([[0.8, 0.5], [0.4, 1.0], [0.6, 0.4]])
+    assert results.area(points, 0.0, 1.0) == pytest.approx(0.4 * 1 + 0.4 * 0.5)
+    assert results.area(points, 0.2, 0.6) == pytest.approx((0.2 * 1 + 0.2 * 0.5) / 0.4)
+    assert np.isnan(results.area(points, 0.6, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("value", "draws", "null", "expected"),
+    [
+        (0.1, np.linspace(0.05, 0.15, 101), claims.UP, "holds"),
+        (0.1, np.linspace(0.05, 0.15, 101), claims.DOWN, "opposite"),
+        (0.1, np.linspace(-0.02, 0.2, 101), claims.UP, "weak"),
+        (0.1, np.linspace(-0.1, 0.2, 101), claims.UP, "not shown"),
+        (-0.01, np.linspace(-0.1, 0.2, 101), claims.UP, "not shown"),
+        (0.7, np.linspace(0.6, 0.9, 101), claims.FEWER, "holds"),
+        (1.4, np.linspace(1.1, 1.9, 101), claims.FEWER, "opposite"),
+        (0.0, np.linspace(-0.01, 0.01, 101), (-0.02, 0.02), "holds"),
+        (0.0, np.linspace(-0.1, 0.1, 101), (-0.02, 0.02), "not shown"),
+        (math.nan, np.array([math.nan]), claims.UP, "not shown"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval(value, draws, null, expected):
+    assert claims.verdict(estimate(value, draws), null) == expected
+
+
+def test_claims_of_made_up_rows_come_out_as_they_were_made(folder, tmp_path):
+    table = claims.make(folder, tmp_path / "one", "quick").set_index("claim")
+    said = table["verdict"].to_dict()
+    assert said["sensitivity rises with alpha (JVSS, 0.995 against 0.5)"] == "holds"
+    assert said["precision falls with alpha (JVSS, 0.995 against 0.5)"] == "holds"
+    assert said["JVSS (alpha 0.995) has fewer false positives than BCE at equal sensitivity"] == "holds"
+    assert said["JVSS is better than SSE alone (the paper's curve) over alpha"] == "holds"
+    assert said["the prior path removes false positives (alpha 0.5, all visits)"] == "not run"
+    first = table.iloc[0]
+    assert (first.n_patients, first.n_lesions, first.seeds, first.paper) == (12, 96, 3, pytest.approx(0.144))
+    claims.make(folder, tmp_path / "two", "quick")
+    for name in ("claims", "runs", "areas", "triage"):
+        made = [(tmp_path / t / f"{name}.quick.csv").read_bytes() for t in ("one", "two")]
+        assert made[0] == made[1]
+    runs = pd.read_csv(tmp_path / "one" / "runs.quick.csv")
+    all_visits = runs[(runs.run == "bce") & (runs.visits == "all visits")].iloc[0]
+    assert (all_visits.volumes, all_visits.lesions, all_visits.seeds) == (24, 96, 3)
+    at = sum(
+        np.array(scoring.counts(pd.read_csv(folder / "rows.csv.gz").query(f"run == 'bce-s{s}'"), 16)) for s in range(3)
+    )
+    assert all_visits.sensitivity == pytest.approx(at[0] / (at[0] + at[1]), abs=1e-4)
+    assert all_visits.fp_per_volume == pytest.approx(at[2] / 72, abs=1e-4)
+
+
+def test_tiers_are_counted_per_patient(folder, tmp_path):
+    tiers = pd.DataFrame(
+        [("ensemble", "c00", "lesion", 1, 50.0, "confirmed", 0, 0, 0),
+         ("ensemble", "c01", "lesion", 1, 50.0, "candidate", 0, 0, 0),
+         ("ensemble", "c01", "lesion", 2, 500.0, "missed", 0, 0, 0),
+         ("ensemble", "c02", "fp", 0, 150.0, "candidate", 0, 0, 0),
+         ("ensemble", "c02", "fp", 0, 10.0, "confirmed", 0, 0, 0)],
+        columns=["system", "case", *scoring.TIER_COLUMNS],
+    )  # fmt: skip
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for path in folder.iterdir():
+        (rows / path.name).write_bytes(path.read_bytes())
+    tiers.to_csv(rows / "tiers.csv.gz", index=False)
+    counted = claims.triage_counts(Results(rows), "ensemble")
+    first, second = (
+        dict(zip(claims.TRIAGE, counted[sorted(PATIENTS).index(p)].tolist(), strict=True)) for p in ("p0", "p1")
+    )
+    assert first == {
+        "lesions": 3, "lesions_small": 2, "confirmed_found": 1, "confirmed_found_small": 1, "confirmed_false": 0,
+        "confirmed_false_small": 0, "candidate_found": 1, "candidate_found_small": 1, "candidate_false": 0,
+        "candidate_false_small": 0, "volumes": 2,
+    }  # fmt: skip
+    assert (second["candidate_false"], second["candidate_false_small"], second["confirmed_false_small"]) == (1, 0, 1)
+    line = claims.table_of_triage(Results(rows)).iloc[0]
+    assert (line.sensitivity, line.candidates_per_volume) == (
+        pytest.approx(2 / 3, abs=1e-4),
+        pytest.approx(2 / 24, abs=1e-4),
+    )
+
+
+def test_every_claim_of_the_issue_has_a_line_and_no_run_is_asked_for_in_vain(folder):
+    made = [c.claim for c in claims.claims(Results(folder))]
+    assert len(made) == len(set(made))
+    asked = ("bce-s0", "jvss-0.995-path-s0", "jvss-0.5-channel-s0", "jvss-0.5-path-current-s0", "jvss-0.995-path-other-s0",
+             "jvss-0.95-2to1-s0", "jvss-0.95-30-s0", "unet-jvss-0.9-s0", "unet-bce-s0", "sse+bce-0.5-s0")  # fmt: skip
+    assert set(asked) <= {r.name for part in experiment.SETS.values() for r in part}
+
+
+def test_a_folder_without_rows_says_what_to_run(tmp_path):
+    with pytest.raises(InputError, match="expected runs.csv; it is not there; run `dmplus experiment"):
+        Results(tmp_path)
