@@ -174,7 +174,7 @@ def card_text(card: dict[str, Any]) -> str:
     models = card["models"]
     head = {
         "name": "dmplus shipped weights",
-        "status": "provisional: to be trained again when the cohort is frozen",
+        "status": "provisional: trained on the cohort of generator version 0.1, to be trained again on version 1",
         "files": [f"dmplus/weights/{name}.safetensors" for name in models],
         "network": f"DeepMedic+ preset quick, {card['parameters']:,} parameters each",
         "data": f"synthetic cohort quick: {card['volumes']['train']} training, {card['volumes']['validation']} validation, "

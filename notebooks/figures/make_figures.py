@@ -3,9 +3,7 @@
 Writes ``flow.png`` (from two scans to a list of lesions) and ``triage.png`` (one patient found and triaged) beside this
 file, each with its alternative text (``flow.txt``, ``triage.txt``). Every number in them is computed here.
 
-Which patient, by a rule that looks at the reference alone and never at a result: of the test patients of the cohort
-``quick`` whose last scan has an earlier one and holds metastases both below and from 0.1 cm³, the first one with the
-median number of metastases (the lower one of two). Which slab of 15 slices (the brightest of them is shown): of those
+Which patient: that of notebook 00. Which slab of 15 slices (the brightest of them is shown): of those
 through a metastasis the one with most tiers, then most metastases, then most lesions. Which lesions are enlarged: the
 largest, the middle and the smallest metastasis; of the findings that are no metastasis a confirmed one if there is any,
 and the one with the highest probability.
