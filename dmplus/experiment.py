@@ -25,7 +25,7 @@ from dmplus.inference import predict_volume
 from dmplus.network import DeepMedic
 from dmplus.runtime import InputError, Machine, Progress, from_dict, named, replacing, rng, versions, write_json
 from dmplus.synthetic import CohortConfig
-from dmplus.volume import Case, CaseFiles, read_cohort, read_image
+from dmplus.volume import Case, CaseFiles, read_cohort, read_map
 
 ALPHAS = (1.0, 0.995, 0.99, 0.95, 0.9, 0.5)  #: of Table 1
 SSE_ALPHAS = (0.995, 0.95, 0.8, 0.5, 0.2, 0.05)  #: SSE weighs voxels, so its own range of trade-offs
@@ -170,7 +170,7 @@ def read_visits(cohort: str | Path, split: str) -> list[Visit]:
     shown = Progress(len(listed), f"reading {split}")
     for files in listed:
         extra = [Path(cohort) / f"{files.name}_{what}.nii.gz" for what in ("numbers", "lookalikes")]
-        maps = [read_image(p)[0].astype(np.uint8) if p.is_file() else None for p in extra]
+        maps = [read_map(p) if p.is_file() else None for p in extra]
         found.append(Visit(files.load(), files, *maps))
         shown.step()
     if not found or any(v.case.label is None for v in found):

@@ -24,8 +24,8 @@ from dmplus.grid import Grid
 from dmplus.runtime import InputError, named, replacing
 
 __all__ = [
-    "BRAIN_LITRES", "Case", "CaseFiles", "Grid", "brain_mask", "read_cohort", "read_image", "read_label", "read_mask",
-    "write_case", "write_cohort", "write_nifti", "zscore",
+    "BRAIN_LITRES", "Case", "CaseFiles", "Grid", "brain_mask", "read_cohort", "read_image", "read_label", "read_map",
+    "read_mask", "write_case", "write_cohort", "write_nifti", "zscore",
 ]  # fmt: skip
 
 #: No stripped brain is larger (litres, holes filled). Adult brains with their fluid reach 2.0, heads start at 3.
@@ -181,6 +181,22 @@ def read_image(path: str | Path, *, what: str = "image") -> tuple[np.ndarray, np
             f"{what} {Path(path).name}: expected a scan with contrast; got {came}; check the export of this volume"
         )
     return array, affine
+
+
+def read_map(path: str | Path, *, what: str = "map") -> np.ndarray:
+    """Read a map of small whole numbers (lesions' numbers, look-alikes): uint8 (X, Y, Z), all zero where there is nothing.
+
+    Raises ``InputError`` as :func:`read_image` does, and for values that are not whole numbers from 0 to 255.
+    """
+    array, _ = _load(path, what)
+    with np.errstate(invalid="ignore"):  # what does not fit is refused below
+        whole = array.astype(np.uint8)
+    if not np.array_equal(whole, array):
+        raise InputError(
+            f"{what} {Path(path).name}: expected whole numbers from 0 to 255; got values from {array.min():g} to "
+            f"{array.max():g}; check the export of this map"
+        )
+    return whole
 
 
 def check_frame(path: str | Path, shape: tuple[int, ...], affine: np.ndarray, *, like: Grid, what: str) -> None:

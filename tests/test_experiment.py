@@ -13,7 +13,7 @@ from dmplus.inference import predict_volume
 from dmplus.metrics import match_lesions
 from dmplus.network import DeepMedic, preset
 from dmplus.runtime import InputError, Machine
-from dmplus.volume import Case
+from dmplus.volume import Case, read_map, write_nifti
 
 CPU = Machine("cpu", "float32", "test")
 
@@ -140,6 +140,17 @@ def test_priors_out_of_place_are_made_anew_from_the_same_visit(cohort):
         inside = r.mask
         apart = [np.abs(x.prior - n.prior)[inside].mean() for x in (r, f)]
         assert 0 < apart[0] < apart[1]
+
+
+def test_maps_of_a_visit_may_be_empty_but_not_broken(cohort, tmp_path):
+    numbers = tmp_path / "numbers.nii.gz"
+    affine = experiment.read_visits(cohort, "test")[0].case.affine
+    write_nifti(numbers, np.zeros((40, 40, 40), np.uint8), affine=affine)
+    assert not read_map(numbers).any()
+    for value in (0.5, -1, 300):
+        write_nifti(numbers, np.full((40, 40, 40), value, np.float32), affine=affine)
+        with pytest.raises(InputError, match="expected whole numbers from 0 to 255"):
+            read_map(numbers)
 
 
 def test_the_same_rows_give_the_same_bytes(cohort, tmp_path):
