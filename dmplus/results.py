@@ -24,6 +24,7 @@ from dmplus.scoring import HALF, LEVELS
 
 RESAMPLES = 2000
 SMALL_MM3 = 100.0  #: below it a metastasis is small (0.1 cm3, as in the paper)
+KINDS = ("tissue", "vessel", "sinus", "plexus", "blob", "spot")  #: of false positives, by the number in the rows (what)
 FOUND, MISSED, FALSE, VOLUMES, DICE = range(5)  #: last axis of the counts; DICE: summed over lesions found at 0.5
 
 Statistic = Callable[[np.ndarray], np.ndarray]  #: counts (..., levels, 5) → (...)
@@ -93,28 +94,13 @@ class Results:
         Sizes select lesions by their own volume and false positives by theirs at 0.5. Levels below the floor of the run's
         rows are NaN. Raises ``InputError`` for a run that was not scored there.
         """
-        second = self._second(name, second)
-        if (name, split, second) not in self.rows:
-            raise InputError(
-                f"results: expected a run {name} scored on {split} with {second or 'its second image'}; there is none; "
-                f"choose from {', '.join(sorted({k[0] for k in self.rows}))}"
-            )
-        rows = self.rows[name, split, second]
-        visits = self.visits[self.visits["split"] == split]
-        patients = np.unique(visits["patient"])
-        if second in ("zeroed", "other") or second.endswith("mm"):
-            if self._second(name, None) != second:  # controls are scored where there is a prior to replace
-                visits = visits[visits["with_prior"]]
-        if prior is not None:
-            visits = visits[visits["with_prior"] == prior]
-        place = dict(zip(visits["case"], np.searchsorted(patients, visits["patient"]), strict=True))
-        rows = rows[rows["case"].isin(place)]
+        rows, place, patients = self._chosen(name, split, second, prior)
         if least_mm3 > 0 or most_mm3 < np.inf:
             rows = rows[(rows["volume_mm3"] >= least_mm3) & (rows["volume_mm3"] < most_mm3)]
         of = rows["case"].map(place).to_numpy(int)
         lesion = (rows["kind"] == "lesion").to_numpy()
         top, bottom = rows["top"].to_numpy(int), rows["bottom"].to_numpy(int)
-        out = np.zeros((len(patients), len(LEVELS) + 1, 5))
+        out = np.zeros((patients, len(LEVELS) + 1, 5))
         for column, which in (
             (FOUND, lesion & (top >= 0)),
             (FALSE, ~lesion),
@@ -122,14 +108,45 @@ class Results:
             np.add.at(out[..., column], (of[which], bottom[which]), 1)
             np.add.at(out[..., column], (of[which], top[which] + 1), -1)
         out = np.cumsum(out, axis=1)[:, :-1]
-        out[..., MISSED] = np.bincount(of[lesion], minlength=len(patients))[:, None] - out[..., FOUND]
-        out[..., VOLUMES] = np.bincount(list(place.values()), minlength=len(patients))[:, None]
+        out[..., MISSED] = np.bincount(of[lesion], minlength=patients)[:, None] - out[..., FOUND]
+        out[..., VOLUMES] = np.bincount(list(place.values()), minlength=patients)[:, None]
         dice = rows["dice"].fillna(0).to_numpy()
-        out[:, HALF, DICE] = np.bincount(of[lesion], dice[lesion], minlength=len(patients))
-        scored = self.runs[
-            (self.runs["run"] == name) & (self.runs["split"] == split) & (self.runs["second_image"] == second)
-        ]
+        out[:, HALF, DICE] = np.bincount(of[lesion], dice[lesion], minlength=patients)
+        of_run = (self.runs["run"] == name) & (self.runs["split"] == split)
+        scored = self.runs[of_run & (self.runs["second_image"] == self._second(name, second))]
         out[:, : int(scored["floor"].iloc[0]), FALSE] = np.nan
+        return out
+
+    def _chosen(
+        self, name: str, split: str, second: str | None, prior: bool | None
+    ) -> tuple[pd.DataFrame, dict[str, int], int]:
+        """Rows of a run, case → place of its patient for the visits that count, and the number of patients."""
+        own, second = self._second(name, None), self._second(name, second)
+        if (name, split, second) not in self.rows:
+            raise InputError(
+                f"results: expected a run {name} scored on {split} with {second or 'its second image'}; there is none; "
+                f"choose from {', '.join(sorted({k[0] for k in self.rows}))}"
+            )
+        visits = self.visits[self.visits["split"] == split]
+        patients = np.unique(visits["patient"])
+        if second != own:  # controls are scored where there is a prior to replace
+            visits = visits[visits["with_prior"]]
+        if prior is not None:
+            visits = visits[visits["with_prior"] == prior]
+        place = dict(zip(visits["case"], np.searchsorted(patients, visits["patient"]).tolist(), strict=True))
+        rows = self.rows[name, split, second]
+        return rows[rows["case"].isin(place)], place, len(patients)
+
+    def false_by_kind(
+        self, names: Sequence[str], *, split: str = "test", second: str | None = None, prior: bool | None = None
+    ) -> dict[str, float]:
+        """False positives per volume at 0.5, mean over runs, by what lies there: tissue, vessel, sinus, ..."""
+        out = dict.fromkeys(KINDS, 0.0)
+        for name in names:
+            rows, place, _ = self._chosen(name, split, second, prior)
+            false = rows[(rows["kind"] == "fp") & (rows["bottom"] <= HALF) & (rows["top"] >= HALF)]
+            for what, n in false["what"].value_counts().items():
+                out[KINDS[int(what)]] += float(n) / len(place) / len(names)
         return out
 
     def group(self, names: Sequence[str], **where: object) -> np.ndarray:

@@ -143,6 +143,10 @@ def test_the_verdict_follows_from_the_interval(value, draws, null, expected):
     assert claims.verdict(estimate(value, draws), null) == expected
 
 
+def all_visits_of(runs, name):
+    return runs[(runs.run == name) & (runs.visits == "all visits")].iloc[0]
+
+
 def test_claims_of_made_up_rows_come_out_as_they_were_made(folder, tmp_path):
     table = claims.make(folder, tmp_path / "one", "quick").set_index("claim")
     said = table["verdict"].to_dict()
@@ -158,6 +162,8 @@ def test_claims_of_made_up_rows_come_out_as_they_were_made(folder, tmp_path):
         made = [(tmp_path / t / f"{name}.quick.csv").read_bytes() for t in ("one", "two")]
         assert made[0] == made[1]
     runs = pd.read_csv(tmp_path / "one" / "runs.quick.csv")
+    assert all_visits_of(runs, "bce").fp_vessel == pytest.approx(all_visits_of(runs, "bce").fp_per_volume, abs=1e-4)
+    assert set(runs[runs.run == "bce"].fp_tissue) == {0}
     all_visits = runs[(runs.run == "bce") & (runs.visits == "all visits")].iloc[0]
     assert (all_visits.volumes, all_visits.lesions, all_visits.seeds) == (24, 96, 3)
     at = sum(
