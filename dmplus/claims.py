@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from dmplus import paper, results
-from dmplus.results import Estimate, Results, compare, estimate, of, pooled
+from dmplus.experiment import CANDIDATES, CONFIRMED
+from dmplus.results import Estimate, Results, compare, estimate, of, over, pooled
 from dmplus.runtime import InputError, replacing
 from dmplus.scoring import HALF
 
@@ -31,7 +32,6 @@ MDSC_MARGIN = 0.02  #: a smaller loss of mDSC counts as none
 PRECISION_MARGIN = 0.05  #: a smaller difference of precision counts as none
 RATIO_MARGIN = 1.25  #: a ratio of false positives nearer to 1 than this counts as none
 NEAR_CERTAIN = 0.95  #: least precision of "almost 100 %"
-ALPHAS = (1.0, 0.995, 0.99, 0.95, 0.9, 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,17 +95,18 @@ def _printed(quantity: str, network: str, loss: str, alpha: float | None = None)
     return float(rows["printed"].iloc[0])
 
 
+def _groups(r: Results, *runs: Sequence[str], prior: bool | None = None) -> list[np.ndarray]:
+    """Counts of the groups of runs to be compared; none if one of them was not run."""
+    return [r.group(n, prior=prior) for n in runs] if all(n and r.has(*n) for n in runs) else []
+
+
 def _alpha(r: Results) -> Iterator[Claim]:
-    high, low = r.seeds("jvss-0.995"), r.seeds("jvss-0.5")
-    ours: dict[str, Estimate | None] = {"sensitivity": None, "precision": None}
-    groups: list[np.ndarray] = []
-    if high and low:
-        groups = [r.group(high), r.group(low)]
-        ours = {k: compare(getattr(results, k), *groups) for k in ours}
+    groups = _groups(r, r.seeds("jvss-0.995"), r.seeds("jvss-0.5"))
     for quantity, side, word in (("sensitivity", UP, "rises"), ("precision", DOWN, "falls")):
         yield Claim(
             f"{quantity} {word} with alpha (JVSS, 0.995 against 0.5)",
-            _table("JVSS", 0.995, quantity) - _table("JVSS", 0.5, quantity), ours[quantity], side, groups,
+            _table("JVSS", 0.995, quantity) - _table("JVSS", 0.5, quantity),
+            compare(getattr(results, quantity), *groups) if groups else None, side, groups,
             f"difference of {quantity} at threshold 0.5",
         )  # fmt: skip
 
@@ -126,16 +127,14 @@ def _against_bce(r: Results) -> Iterator[Claim]:
         (0.9, _table("JVSS", 0.9, "fp") / _table("BCE", None, "fp")),
         (0.5, math.nan),
     ):
-        names = r.seeds(f"jvss-{alpha:g}")
-        groups = [r.group(names), r.group(bce)] if names and bce else []
+        groups = _groups(r, r.seeds(f"jvss-{alpha:g}"), bce)
         yield Claim(
             f"JVSS (alpha {alpha:g}) has fewer false positives than BCE at equal sensitivity", printed,
             matched(*groups) if groups else None, FEWER, groups,
             "ratio of false positives at the sensitivity of BCE at 0.5, JVSS's threshold moved"
             + ("; the paper's alpha 0.9 is at 0.860 against 0.853" if alpha == 0.9 else ""),
         )  # fmt: skip
-    names = r.seeds("jvss-0.995")
-    groups = [r.group(names), r.group(bce)] if names and bce else []
+    groups = _groups(r, r.seeds("jvss-0.995"), bce)
     yield Claim(
         "VSS does not harm the segmentation of what is found (mDSC, JVSS 0.995 against BCE)",
         _table("JVSS", 0.995, "mdsc") - _table("BCE", None, "mdsc"),
@@ -188,15 +187,14 @@ def _against_sse(r: Results) -> Iterator[Claim]:
 
 def _weights(r: Results) -> Iterator[Claim]:
     line = curve_over_alpha(r, "jvss")
-    curve = {a: (_table("JVSS", a, "sensitivity"), _table("JVSS", a, "precision")) for a in ALPHAS}
+    table = paper.table(1).query("network == 'DeepMedic' and loss == 'JVSS'")
+    curve = table[["sensitivity", "precision"]].to_numpy(float)
     text = paper.rows()
     for name, ratio in (("jvss-0.95-2to1-s0", "2"), ("jvss-0.95-1to2-s0", "0.5"), ("jvss-0.995-0.1to1-s0", None)):
         printed = math.nan
         if ratio:
             rows = text[text["loss"] == f"JVSS, VSS:BCE = {ratio}"].set_index("quantity")["printed"].astype(float)
-            printed = float(
-                rows["precision"] - _on_line(np.array([list(curve.values())]), np.array([rows["sensitivity"]]))[0]
-            )
+            printed = float(rows["precision"] - _on_line(curve[None], [rows["sensitivity"]])[0])
         ours, groups = None, []
         if len(line) > 1 and r.has(name):
             groups = [r.group([name])]
@@ -215,14 +213,10 @@ def _weights(r: Results) -> Iterator[Claim]:
         )  # fmt: skip
 
 
-def _on_line(points: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """Precision of a curve (..., n, 2) of (recall, precision) at ``recall`` (...): straight lines, constant beyond."""
-    return np.array(
-        [
-            np.interp(x, p[np.argsort(p[:, 0]), 0], p[np.argsort(p[:, 0]), 1])
-            for p, x in zip(points, recall, strict=True)
-        ]
-    )
+def _on_line(points: np.ndarray, recall: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Precision of curves (k, n, 2) of (recall, precision) at ``recall`` (k,): straight lines, constant beyond."""
+    rising = [p[np.argsort(p[:, 0])] for p in points]
+    return np.array([np.interp(x, *p.T) for p, x in zip(rising, recall, strict=True)])
 
 
 def _prior(r: Results) -> Iterator[Claim]:
@@ -236,7 +230,7 @@ def _prior(r: Results) -> Iterator[Claim]:
             (None, "all visits", paper_all[alpha]),
             (True, "visits with a prior", paper_with[alpha]),
         ):
-            groups = [r.group(path, prior=prior), r.group(none, prior=prior)] if path and none else []
+            groups = _groups(r, path, none, prior=prior)
             why = "ratio of false positives at the sensitivity that the model without prior has at 0.5"
             if groups:
                 why += (f"; both at 0.5: ratio {compare(results.fp_per_volume, *groups, ratio=True)}, difference of "
@@ -248,20 +242,12 @@ def _prior(r: Results) -> Iterator[Claim]:
     for alpha in (0.995, 0.5):
         stem = f"jvss-{alpha:g}"
         pairs = (
-            (f"{stem}-path-s0", f"{stem}-channel-s0", "the prior works better as a path than as a channel"),
-            (
-                f"{stem}-path-s0",
-                f"{stem}-path-current-s0",
-                "the gain is not that of a second path (fed with the current scan)",
-            ),
-            (
-                f"{stem}-path-s0",
-                f"{stem}-path-other-s0",
-                "the gain is not that of any earlier scan (another patient's)",
-            ),
+            (f"{stem}-channel-s0", "the prior works better as a path than as a channel"),
+            (f"{stem}-path-current-s0", "the gain is not that of a second path (fed with the current scan)"),
+            (f"{stem}-path-other-s0", "the gain is not that of any earlier scan (another patient's)"),
         )
-        for a, b, words in pairs:
-            groups = [r.group([n], prior=True) for n in (a, b)] if r.has(a, b) else []
+        for rival, words in pairs:
+            groups = _groups(r, [f"{stem}-path-s0"], [rival], prior=True)
             yield Claim(
                 f"{words} (alpha {alpha:g})", math.nan, matched(*groups) if groups else None, FEWER, groups,
                 "ratio of false positives at the sensitivity that the rival has at 0.5, visits with a prior",
@@ -283,14 +269,10 @@ def _triage(r: Results) -> Iterator[Claim]:
     def value(f: object) -> Estimate | None:
         return None if point is None else estimate(float(f(point)), f(drawn))  # type: ignore[operator]
 
-    def over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(b > 0, a / b, np.nan)
-
     def share(x: np.ndarray, found: str, false: str) -> np.ndarray:
         return over(_col(x, found), _col(x, found) + _col(x, false))
 
-    budgets = "thresholds chosen on validation for 10 candidates and 0.5 confirmed false positives a volume"
+    budgets = f"thresholds chosen on validation for {CANDIDATES:g} candidates and {CONFIRMED:g} confirmed FP a volume"
     groups = [] if t is None else [t[None]]
     yield Claim(
         "confirmed lesions are almost surely metastases", printed["sure"],
@@ -358,8 +340,7 @@ def triage_counts(r: Results, system: str) -> np.ndarray | None:
 
 def _unet(r: Results) -> Iterator[Claim]:
     for alpha, quantity in ((0.9, "sensitivity"), (0.5, "precision")):
-        names = (f"unet-jvss-{alpha:g}-s0", "unet-bce-s0")
-        groups = [r.group([n]) for n in names] if r.has(*names) else []
+        groups = _groups(r, [f"unet-jvss-{alpha:g}-s0"], ["unet-bce-s0"])
         yield Claim(
             f"VSS works in another network: 3D U-Net, {quantity} of JVSS {alpha:g} above BCE",
             _table("JVSS", alpha, quantity, "3D U-Net") - _table("BCE", None, quantity, "3D U-Net"),
@@ -370,8 +351,7 @@ def _unet(r: Results) -> Iterator[Claim]:
 
 def _segments(r: Results) -> Iterator[Claim]:
     for alpha in (0.95, 0.5):
-        names = (f"jvss-{alpha:g}-30-s0", f"jvss-{alpha:g}-s0")
-        groups = [r.group([n]) for n in names] if r.has(*names) else []
+        groups = _groups(r, [f"jvss-{alpha:g}-30-s0"], [f"jvss-{alpha:g}-s0"])
         yield Claim(
             f"segments of 30 voxels, which hold two metastases more rarely, change little (alpha {alpha:g})", math.nan,
             matched(*groups) if groups else None, (1 / RATIO_MARGIN, RATIO_MARGIN), groups,
@@ -468,9 +448,8 @@ def table_of_triage(r: Results) -> pd.DataFrame:
         point, drawn = pooled(t[None])  # type: ignore[index]
 
         def ratio(a: Sequence[str], b: Sequence[str], point: np.ndarray = point, drawn: np.ndarray = drawn) -> Estimate:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                p, d = (sum(_col(x, n) for n in a) / sum(_col(x, n) for n in b) for x in (point, drawn))
-            return estimate(float(p), np.where(np.isfinite(d), d, np.nan))
+            p, d = (over(sum(_col(x, n) for n in a), sum(_col(x, n) for n in b)) for x in (point, drawn))  # type: ignore[arg-type]
+            return estimate(float(p), d)
 
         confirmed, candidate = (("confirmed_found", "confirmed_false"), ("candidate_found", "candidate_false"))
         lines.append({
@@ -486,7 +465,7 @@ def table_of_triage(r: Results) -> pd.DataFrame:
             **_with("small_share_further_found", ratio(("candidate_found_small",), ("candidate_found",))),
             **_with("small_share_further_false", ratio(("candidate_false_small",), ("candidate_false",))),
         })  # fmt: skip
-    return pd.DataFrame(lines).round(4)
+    return pd.DataFrame(lines, columns=None if lines else ["system"]).round(4)
 
 
 def make(rows: str | Path, out: str | Path, profile: str) -> pd.DataFrame:

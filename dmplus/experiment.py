@@ -40,14 +40,14 @@ POOLS = {
     "spec": ("jvss-0.5-path-s0", "jvss-0.5-0.1to1-path-s0"),
 }
 VOTERS = tuple(f"jvss-0.995-path-s{s}" for s in range(3))
-#: Triage systems: the map that makes candidates and the map that confirms.
+#: Triage systems: the map that makes candidates, the map that confirms, and whether their thresholds are chosen (or 0.5).
 SYSTEMS = {
-    "ensemble": ("sens", "spec"),
-    "ensemble at 0.5": ("sens", "spec"),
-    "two thresholds on M_sens": ("sens", "sens"),
-    "two thresholds on M_spec": ("spec", "spec"),
-    "averaged probabilities": ("averaged", "averaged"),
-    "majority of three": ("majority", "majority"),
+    "ensemble": ("sens", "spec", True),
+    "ensemble at 0.5": ("sens", "spec", False),
+    "two thresholds on M_sens": ("sens", "sens", True),
+    "two thresholds on M_spec": ("spec", "spec", True),
+    "averaged probabilities": ("averaged", "averaged", True),
+    "majority of three": ("majority", "majority", True),
 }
 
 
@@ -301,7 +301,7 @@ class Experiments:
             cases = shifted_priors(self.cohort, visits, float(second.split()[0]))
         else:
             wanted, cases = visits, with_second([v.case for v in visits], second)
-            if second in ("zeroed", "other"):  # elsewhere nothing changes
+            if second != run.second:  # a control: without a prior nothing changes
                 kept = [i for i, v in enumerate(visits) if v.case.prior is not None]
                 wanted, cases = [visits[i] for i in kept], [cases[i] for i in kept]
         begun = time.monotonic()
@@ -315,85 +315,78 @@ class Experiments:
 
         Each system is two masks (:data:`SYSTEMS`): what is a candidate and what is confirmed. Models are chosen among those of
         one kind, and every threshold, on validation alone, for at most :data:`CANDIDATES` and :data:`CONFIRMED` false
-        positives per volume. The runs of the sets ``prior`` must be there. ``tiers.csv.gz`` has one row per lesion and per
+        positives per volume. The runs of the set triage must be there. ``tiers.csv.gz`` has one row per lesion and per
         false positive of each system; ``operating_points.csv`` says what was chosen.
         """
         folder = self.folder / "triage"
         if (folder / "operating_points.csv").is_file():
             return
-        for name in sorted({n for pool in POOLS.values() for n in pool}):
-            if not (self.folder / name / "rows.validation.prior.csv.gz").is_file():
-                raise InputError(
-                    f"triage: expected run {name}, scored on validation; it is not there; run the set prior first"
-                )
-        chosen = {kind: self._best(pool, CANDIDATES if kind == "sens" else CONFIRMED) for kind, pool in POOLS.items()}
-        networks = {n: network.load(self.folder / n / "weights.safetensors") for n in {*chosen.values(), *VOTERS}}
-        points, tables = [], []
-        for split in ("validation", "test"):
-            visits = self.visits(split)
-            maps = {name: self._maps(net, visits, f"maps of {name}, {split}") for name, net in networks.items()}
-            maps |= {
-                "averaged": [np.mean([maps[n][i] for n in chosen.values()], 0, np.float32) for i in range(len(visits))],
-                "majority": [np.median([maps[n][i] for n in VOTERS], 0).astype(np.float32) for i in range(len(visits))],
-            }  # fmt: skip
-            sources = {system: [chosen.get(m, m) for m in pair] for system, pair in SYSTEMS.items()}
-            if split == "validation":
-                rows = {
-                    n: pd.concat([scoring.score(v.case.label, p) for v, p in zip(visits, maps[n], strict=True)])
-                    for n in {n for pair in sources.values() for n in pair}
-                }  # fmt: skip
-                for system, pair in sources.items():
-                    for tier, source, budget in zip(
-                        ("candidate", "confirmed"), pair, (CANDIDATES, CONFIRMED), strict=True
-                    ):
-                        level = (
-                            scoring.HALF if system.endswith("at 0.5") else _level_for(rows[source], budget, len(visits))
-                        )
-                        found, missed, false = scoring.counts(rows[source], level)
-                        points.append((system, tier, source, level, float(scoring.LEVELS[level]), budget,
-                                       found / max(found + missed, 1), false / len(visits)))  # fmt: skip
-                continue
-            levels = {(p[0], p[1]): (p[2], scoring.LEVELS[p[3]]) for p in points}
-            for system in sources:
-                (a, at), (b, bt) = levels[system, "candidate"], levels[system, "confirmed"]
-                for i, v in enumerate(visits):
-                    rows = scoring.tiers(v.case.label, maps[a][i] >= at, maps[b][i] >= bt, numbers=v.numbers)
-                    tables.append(rows.assign(system=system, case=v.case.name))
+        chosen = {"sens": self._best(POOLS["sens"], CANDIDATES), "spec": self._best(POOLS["spec"], CONFIRMED)}
+        points = self._operating_points(chosen)
+        visits, maps = self._triage_maps(chosen, "test")
+        tables = []
+        for system, pair in points.groupby("system", sort=False):
+            candidate, confirmed = zip(pair["source"], scoring.LEVELS[pair["level"]], strict=True)
+            for i, visit in enumerate(visits):
+                masks = (maps[source][i] >= level for source, level in (candidate, confirmed))
+                rows = scoring.tiers(visit.case.label, *masks, numbers=visit.numbers)  # type: ignore[arg-type]
+                tables.append(rows.assign(system=system, case=visit.case.name))
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "tiers.csv.gz") as part:
             _csv(pd.concat(tables, ignore_index=True)[["system", "case", *scoring.TIER_COLUMNS]], part)
-        columns = [
-            "system",
-            "tier",
-            "source",
-            "level",
-            "threshold",
-            "budget",
-            "validation_sensitivity",
-            "validation_fp",
-        ]
         with replacing(folder / "operating_points.csv") as part:
-            pd.DataFrame(points, columns=columns).round(5).to_csv(part, index=False, lineterminator="\n")
+            points.round(5).to_csv(part, index=False, lineterminator="\n")
 
     def _best(self, pool: Sequence[str], budget: float) -> str:
         """The run that finds most of the validation lesions within a budget of false positives per volume."""
         found = {}
         for name in pool:
-            rows = pd.read_csv(self.folder / name / "rows.validation.prior.csv.gz")
-            level = _level_for(rows, budget, len(self.visits("validation")), floor=int(rows["floor"].iloc[0]))
-            found[name] = scoring.counts(rows, level)[0]
+            path = self.folder / name / "rows.validation.prior.csv.gz"
+            if not path.is_file():
+                raise InputError(
+                    f"triage: expected run {name}, scored on validation; it is not there; run the set triage first"
+                )
+            rows = pd.read_csv(path)
+            volumes, floor = len(self.visits("validation")), int(rows["floor"].iloc[0])
+            found[name] = scoring.counts(rows, scoring.operating_level(rows, budget, volumes, floor=floor))[0]
         return max(pool, key=lambda n: found[n])
 
-    def _maps(self, net: DeepMedic, visits: Sequence[Visit], what: str) -> list[np.ndarray]:
-        shown = Progress(len(visits), what)
-        maps = []
-        for visit in visits:
-            ready = visit.case.normalised()
-            maps.append(
-                predict_volume(self._fast(net), ready.image, prior=ready.prior, mask=ready.mask, machine=self.machine)
-            )
-            shown.step()
-        return maps
+    def _triage_maps(self, chosen: dict[str, str], split: str) -> tuple[list[Visit], dict[str, list[np.ndarray]]]:
+        """The visits of a split and, for each source of :data:`SYSTEMS`, their maps."""
+        visits = self.visits(split)
+        maps = {}
+        for name in sorted({*chosen.values(), *VOTERS}):
+            net = self._fast(network.load(self.folder / name / "weights.safetensors"))
+            shown = Progress(len(visits), f"maps of {name}, {split}")
+            maps[name] = []
+            for visit in visits:
+                maps[name].append(_map(net, visit.case, self.machine))
+                shown.step()
+        both, votes = ([maps[n] for n in names] for names in (chosen.values(), VOTERS))
+        joined = {
+            "averaged": [np.mean(m, 0, np.float32) for m in zip(*both, strict=True)],
+            "majority": [np.median(m, 0).astype(np.float32) for m in zip(*votes, strict=True)],
+        }
+        return visits, {kind: maps[name] for kind, name in chosen.items()} | joined
+
+    def _operating_points(self, chosen: dict[str, str]) -> pd.DataFrame:
+        """One line per system and tier: the map, the run behind it, and the level chosen on validation."""
+        visits, maps = self._triage_maps(chosen, "validation")
+        rows = {
+            source: pd.concat([scoring.score(v.case.label, p) for v, p in zip(visits, own, strict=True)])  # type: ignore[arg-type]
+            for source, own in maps.items()
+        }
+        lines = []
+        for system, (*pair, chooses) in SYSTEMS.items():
+            for tier, source, budget in zip(("candidate", "confirmed"), pair, (CANDIDATES, CONFIRMED), strict=True):
+                level = scoring.operating_level(rows[source], budget, len(visits)) if chooses else scoring.HALF
+                found, missed, false = scoring.counts(rows[source], level)
+                lines.append(
+                    {"system": system, "tier": tier, "source": source, "run": chosen.get(source, ""), "level": level,
+                     "threshold": float(scoring.LEVELS[level]), "budget": budget if chooses else np.nan,
+                     "validation_sensitivity": found / max(found + missed, 1), "validation_fp": false / len(visits)}
+                )  # fmt: skip
+        return pd.DataFrame(lines)
 
     def _fast(self, net: DeepMedic) -> DeepMedic:
         """The same weights in a network whose forward pass is compiled once for all runs of its kind, where that can be."""
@@ -408,6 +401,12 @@ class Experiments:
         return self._networks[key].eval()
 
 
+def _map(net: DeepMedic, case: Case, machine: Machine) -> np.ndarray:
+    """The probability map of a raw case."""
+    ready = case.normalised()
+    return predict_volume(net, ready.image, prior=ready.prior, mask=ready.mask, machine=machine)
+
+
 def score_cases(
     net: DeepMedic, visits: Sequence[Visit], cases: Sequence[Case], machine: Machine, *, what: str = "scoring"
 ) -> pd.DataFrame:
@@ -418,9 +417,7 @@ def score_cases(
     shown = Progress(len(visits), what)
     tables = []
     for visit, case in zip(visits, cases, strict=True):
-        ready = case.normalised()
-        probability = predict_volume(net, ready.image, prior=ready.prior, mask=ready.mask, machine=machine)
-        rows = scoring.score(case.label, probability, numbers=visit.numbers, lookalikes=visit.lookalikes)  # type: ignore[arg-type]
+        rows = scoring.score(case.label, _map(net, case, machine), numbers=visit.numbers, lookalikes=visit.lookalikes)  # type: ignore[arg-type]
         rows.insert(0, "case", case.name)
         tables.append(rows)
         shown.step()
@@ -437,13 +434,6 @@ def score_cases(
 def _csv(table: pd.DataFrame, path: Path) -> None:
     """Gzipped text whose bytes depend on the table alone."""
     table.to_csv(path, index=False, lineterminator="\n", compression={"method": "gzip", "mtime": 0})
-
-
-def _level_for(rows: pd.DataFrame, budget: float, volumes: int, *, floor: int = 0) -> int:
-    """The level of the most sensitive threshold with at most ``budget`` false positives per volume; of equals the highest."""
-    counted = [(scoring.counts(rows, k), k) for k in range(floor, len(scoring.LEVELS))]
-    allowed = [(found, k) for (found, _, false), k in counted if false <= budget * volumes]
-    return max(allowed)[1] if allowed else len(scoring.LEVELS) - 1
 
 
 # ----------------------------------------------------------------------------------------------------------- the tables

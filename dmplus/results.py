@@ -63,7 +63,7 @@ class Results:
         self.visits = pd.read_csv(folder / "visits.csv")
         rows = pd.read_csv(folder / "rows.csv.gz")
         self.tiers = pd.read_csv(folder / "tiers.csv.gz") if (folder / "tiers.csv.gz").is_file() else None
-        self.rows = {k: part for k, part in rows.groupby(["run", "split", "second_image"], sort=True)}  # noqa: C416
+        self.rows = dict(iter(rows.groupby(["run", "split", "second_image"])))
 
     # -------------------------------------------------------------------------------------------------- counts
     def has(self, *names: str, split: str = "test", second: str | None = None) -> bool:
@@ -101,10 +101,8 @@ class Results:
         lesion = (rows["kind"] == "lesion").to_numpy()
         top, bottom = rows["top"].to_numpy(int), rows["bottom"].to_numpy(int)
         out = np.zeros((patients, len(LEVELS) + 1, 5))
-        for column, which in (
-            (FOUND, lesion & (top >= 0)),
-            (FALSE, ~lesion),
-        ):  # +1 at the first level, -1 after the last
+        for column, which in ((FOUND, lesion & (top >= 0)), (FALSE, ~lesion)):
+            # +1 at the first level, -1 after the last
             np.add.at(out[..., column], (of[which], bottom[which]), 1)
             np.add.at(out[..., column], (of[which], top[which] + 1), -1)
         out = np.cumsum(out, axis=1)[:, :-1]
@@ -199,7 +197,8 @@ def compare(statistic: Statistic, a: np.ndarray | Pooled, b: np.ndarray | Pooled
 
 
 # ------------------------------------------------------------------------------------------------------------ statistics
-def _over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b, NaN without denominator."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(b > 0, a / b, np.nan)
 
@@ -207,25 +206,25 @@ def _over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def sensitivity(counts: np.ndarray, level: int = HALF) -> np.ndarray:
     """Found / all lesions."""
     c = counts[..., level, :]
-    return _over(c[..., FOUND], c[..., FOUND] + c[..., MISSED])
+    return over(c[..., FOUND], c[..., FOUND] + c[..., MISSED])
 
 
 def precision(counts: np.ndarray, level: int = HALF) -> np.ndarray:
     """Found / (found + false): the paper's."""
     c = counts[..., level, :]
-    return _over(c[..., FOUND], c[..., FOUND] + c[..., FALSE])
+    return over(c[..., FOUND], c[..., FOUND] + c[..., FALSE])
 
 
 def fp_per_volume(counts: np.ndarray, level: int = HALF) -> np.ndarray:
     """False positives per volume."""
     c = counts[..., level, :]
-    return _over(c[..., FALSE], c[..., VOLUMES])
+    return over(c[..., FALSE], c[..., VOLUMES])
 
 
 def mdsc(counts: np.ndarray) -> np.ndarray:
     """Mean Dice of the lesions found at 0.5."""
     c = counts[..., HALF, :]
-    return _over(c[..., DICE], c[..., FOUND])
+    return over(c[..., DICE], c[..., FOUND])
 
 
 def fp_at(wanted: float | np.ndarray) -> Statistic:
@@ -236,8 +235,8 @@ def fp_at(wanted: float | np.ndarray) -> Statistic:
 
     def statistic(counts: np.ndarray) -> np.ndarray:
         falling = counts[..., ::-1, :]
-        s = _over(falling[..., FOUND], falling[..., FOUND] + falling[..., MISSED])
-        fp = _over(falling[..., FALSE], falling[..., VOLUMES])
+        s = over(falling[..., FOUND], falling[..., FOUND] + falling[..., MISSED])
+        fp = over(falling[..., FALSE], falling[..., VOLUMES])
         s = np.concatenate([np.zeros_like(s[..., :1]), s], -1)  # nothing predicted: 0 found, 0 false
         fp = np.concatenate([np.zeros_like(fp[..., :1]), fp], -1)
         reached = np.where(np.isnan(fp), False, s >= np.asarray(wanted)[..., None])
@@ -255,25 +254,11 @@ def sensitivity_at(budget: float) -> Statistic:
     """The best sensitivity of any threshold with at most ``budget`` false positives per volume."""
 
     def statistic(counts: np.ndarray) -> np.ndarray:
-        fp = _over(counts[..., FALSE], counts[..., VOLUMES])
-        s = _over(counts[..., FOUND], counts[..., FOUND] + counts[..., MISSED])
+        fp = over(counts[..., FALSE], counts[..., VOLUMES])
+        s = over(counts[..., FOUND], counts[..., FOUND] + counts[..., MISSED])
         return np.where(fp <= budget, s, 0.0).max(-1)
 
     return statistic
-
-
-def operating_level(counts: np.ndarray, budget: float) -> int:
-    """The level of the most sensitive threshold with at most ``budget`` false positives per volume; of equals the one with
-    the fewest, then the highest. counts: (seeds, patients, levels, 5) of *validation* visits."""
-    c = counts.sum((0, 1))
-    fp = _over(c[:, FALSE], c[:, VOLUMES])
-    allowed = np.flatnonzero(fp <= budget)
-    if not len(allowed):
-        raise InputError(
-            f"operating point: expected a threshold with at most {budget:g} false positives per volume; the fewest are "
-            f"{np.nanmin(fp):g}; train longer or raise the budget"
-        )
-    return int(allowed[np.lexsort((-allowed, fp[allowed], -c[allowed, FOUND]))[0]])
 
 
 def area(points: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:

@@ -59,33 +59,44 @@ def _lesions(
     reference: np.ndarray, count: int, probability: np.ndarray, numbers: np.ndarray | None, voxel_mm3: float
 ) -> pd.DataFrame:
     where = np.nonzero(reference)
-    index = reference[where] - 1
-    size = np.bincount(index, minlength=count)
     peak = np.zeros(count, np.float32)
-    np.maximum.at(peak, index, probability[where])
-    ids = np.arange(1, count + 1)
-    if numbers is not None and count:
-        ids = contingency(reference, numbers.astype(np.int32))[1:, 1:].argmax(1) + 1
+    np.maximum.at(peak, reference[where] - 1, probability[where])
     blobs, _ = label_lesions(probability >= LEVELS[HALF])
     table = contingency(reference, blobs)
     shared = table[1:, 1:]
     union = ((shared > 0) * table.sum(0)[1:]).sum(1)
+    size = table.sum(1)[1:]
     dice = np.where(shared.any(1), 2 * shared.sum(1) / np.maximum(size + union, 1), np.nan)
-    centre = {
-        c: np.bincount(index, a, minlength=count) / np.maximum(size, 1) for c, a in zip("xyz", where, strict=True)
-    }
     return pd.DataFrame(
         {
             "kind": np.full(count, "lesion", object),
-            "id": ids,
-            "volume_mm3": np.round(size * voxel_mm3, 4),
+            "id": _ids(reference, count, numbers),
             "top": _level(peak),
             "bottom": 0,
             "dice": dice,
             "what": 0,
-            **{c: np.round(v, 1) for c, v in centre.items()},
+            **_places(reference, count, voxel_mm3),
         }
     )
+
+
+def _ids(reference: np.ndarray, count: int, numbers: np.ndarray | None) -> np.ndarray:
+    """The number in which most of each reference lesion lies, or its rank."""
+    if numbers is None or not count:
+        return np.arange(1, count + 1)
+    return contingency(reference, numbers.astype(np.int32))[1:, 1:].argmax(1) + 1
+
+
+def _places(labels: np.ndarray, count: int, voxel_mm3: float) -> dict[str, np.ndarray]:
+    """Volume and centre of each component."""
+    where = np.nonzero(labels)
+    index = labels[where] - 1
+    size = np.bincount(index, minlength=count)
+    centre = {
+        c: np.round(np.bincount(index, a, minlength=count) / np.maximum(size, 1), 1)
+        for c, a in zip("xyz", where, strict=True)
+    }
+    return {"volume_mm3": np.round(size * voxel_mm3, 4), **centre}
 
 
 def _false(
@@ -172,18 +183,13 @@ def tiers(
             )
     reference, count = label_lesions(label > 0)
     blobs, n = label_lesions(candidate | confirmed)
-    best = np.zeros(n + 1, int)  # of each blob: 1 candidate, 2 confirmed
-    best[1:] = 1
+    best = np.ones(n + 1, int)  # of each blob, from 1: 1 candidate, 2 confirmed
     best[np.unique(blobs[confirmed])] = 2
-    best[0] = 0
     shared = contingency(reference, blobs)[1:, 1:] > 0
-    ids = np.arange(1, count + 1)
-    if numbers is not None and count:
-        ids = contingency(reference, numbers.astype(np.int32))[1:, 1:].argmax(1) + 1
     names = np.array(["missed", "candidate", "confirmed"], object)
     lesion = pd.DataFrame(
-        {"kind": np.full(count, "lesion", object), "id": ids, "tier": names[(shared * best[1:]).max(1, initial=0)],
-         **_places(reference, count, voxel_mm3)}
+        {"kind": np.full(count, "lesion", object), "id": _ids(reference, count, numbers),
+         "tier": names[(shared * best[1:]).max(1, initial=0)], **_places(reference, count, voxel_mm3)}
     )  # fmt: skip
     false = pd.DataFrame(
         {"kind": np.full(n, "fp", object), "id": 0, "tier": names[best[1:]], **_places(blobs, n, voxel_mm3)}
@@ -191,20 +197,23 @@ def tiers(
     return pd.concat([lesion, false], ignore_index=True)[list(TIER_COLUMNS)]
 
 
-def _places(labels: np.ndarray, count: int, voxel_mm3: float) -> dict[str, np.ndarray]:
-    """Volume and centre of each component."""
-    where = np.nonzero(labels)
-    index = labels[where] - 1
-    size = np.bincount(index, minlength=count)
-    centre = {
-        c: np.round(np.bincount(index, a, minlength=count) / np.maximum(size, 1), 1)
-        for c, a in zip("xyz", where, strict=True)
-    }
-    return {"volume_mm3": np.round(size * voxel_mm3, 4), **centre}
-
-
 def counts(rows: pd.DataFrame, level: int) -> tuple[int, int, int]:
     """(found lesions, missed lesions, false positives) of rows at ``LEVELS[level]``."""
     lesion = (rows["kind"] == "lesion").to_numpy()
     stands = ((rows["bottom"] <= level) & (level <= rows["top"])).to_numpy()
     return int((lesion & stands).sum()), int((lesion & ~stands).sum()), int((~lesion & stands).sum())
+
+
+def operating_level(rows: pd.DataFrame, budget: float, volumes: int, *, floor: int = 0) -> int:
+    """The most sensitive level with at most ``budget`` false positives per volume, of equals the highest.
+
+    rows: of ``volumes`` validation volumes, complete from level ``floor`` on. Raises ``InputError`` if there is none.
+    """
+    counted = {k: counts(rows, k) for k in range(floor, len(LEVELS))}
+    allowed = [(found, k) for k, (found, _, false) in counted.items() if false <= budget * volumes]
+    if not allowed:
+        raise InputError(
+            f"operating point: expected a threshold with at most {budget:g} false positives per volume; the fewest are "
+            f"{min(c[2] for c in counted.values()) / volumes:g}; train longer or raise the budget"
+        )
+    return max(allowed)[1]

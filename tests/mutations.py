@@ -146,7 +146,7 @@ FAULTS = (
     fault(
         "the vote is the mean",
         "experiment",
-        ("np.median([maps[n][i] for n in VOTERS], 0)", "np.mean([maps[n][i] for n in VOTERS], 0)"),
+        ("np.median(m, 0).astype", "np.mean(m, 0).astype"),
         tests="test_experiment.py",
     ),
     fault(

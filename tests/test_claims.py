@@ -114,7 +114,18 @@ def test_false_positives_at_a_sensitivity_lie_on_straight_lines():
     assert results.fp_at(0.3)(counts) == pytest.approx(1)  # between nothing predicted and the first threshold
     assert np.isnan(results.fp_at(0.9)(counts))
     assert results.sensitivity_at(2.0)(counts) == 0.6 and results.sensitivity_at(1.9)(counts) == 0
-    assert results.operating_level(counts[None, None], 2) == 29  # of equals the highest threshold
+
+
+def test_two_models_are_compared_at_the_sensitivity_of_the_second():
+    """By hand, with patients alike: a has 6 FP a volume at the sensitivity 0.7 that b has at 0.5 with 4."""
+    a, b = np.zeros((2, 1, 5, len(scoring.LEVELS), 5))
+    a[..., VOLUMES] = b[..., VOLUMES] = 2
+    a[..., MISSED], b[..., MISSED] = 10, 10
+    a[..., :30, FOUND], a[..., :30, MISSED], a[..., :30, FALSE] = 6, 4, 4
+    a[..., :20, FOUND], a[..., :20, MISSED], a[..., :20, FALSE] = 8, 2, 20
+    b[..., :17, FOUND], b[..., :17, MISSED], b[..., :17, FALSE] = 7, 3, 8
+    ours = claims.matched(a, b)
+    assert [ours.value, ours.low, ours.high] == pytest.approx([1.5] * 3)
 
 
 def test_the_area_is_that_of_the_stated_rule():

@@ -131,6 +131,16 @@ def test_runs_are_scored_once_and_their_rows_are_those_of_the_maps(cohort, tmp_p
             assert scoring.counts(own, level) == (counted.tp_ref, counted.fn, counted.fp)
 
 
+def test_a_run_trained_with_another_second_image_is_scored_on_every_visit(cohort, tmp_path):
+    done = experiments(cohort, tmp_path / "runs")
+    done.do(Run(name="jvss-0.5-path-other-s0", loss="jvss", prior="path", second="other"))
+    experiment.collect(cohort, tmp_path / "runs", tmp_path / "out")
+    of_test = [v.case for v in done.visits("test")]
+    rows = pd.read_csv(tmp_path / "out" / "rows.csv.gz")
+    assert {c.prior is None for c in of_test} == {True, False}
+    assert set(rows[rows.kind == "lesion"]["case"]) == {c.name for c in of_test if c.label.any()}
+
+
 def test_priors_out_of_place_are_made_anew_from_the_same_visit(cohort):
     visits = experiment.read_visits(cohort, "test")
     far, near = (experiment.shifted_priors(cohort, visits, mm) for mm in (3.0, 0.0))
@@ -177,7 +187,7 @@ def test_triage_is_chosen_on_validation_and_sorts_the_test_visits(cohort, tmp_pa
     points = pd.read_csv(tmp_path / "out" / "operating_points.csv").set_index(["system", "tier"])
     table = pd.read_csv(tmp_path / "out" / "tiers.csv.gz")
     assert set(table.system) == set(experiment.SYSTEMS)
-    assert points.loc[("ensemble", "confirmed"), "source"] == names[2]
+    assert points.loc[("ensemble", "confirmed"), "run"] == names[2]
     assert (points.loc["ensemble at 0.5", "threshold"] == 0.5).all()
     # rebuilt from the weights and the printed thresholds
     visit = done.visits("test")[1]
@@ -187,8 +197,13 @@ def test_triage_is_chosen_on_validation_and_sorts_the_test_visits(cohort, tmp_pa
                           mask=ready.mask, machine=CPU)
         for n in names
     }  # fmt: skip
-    sens = points.loc[("ensemble", "candidate"), "source"]
+    sens = points.loc[("ensemble", "candidate"), "run"]
+    maps |= {"sens": maps[sens], "spec": maps[names[2]]}
     maps |= {"averaged": (maps[sens] + maps[names[2]]) / 2, "majority": np.median([maps[n] for n in names], 0)}
+    made_maps = done._triage_maps({"sens": sens, "spec": names[2]}, "test")[1]
+    assert made_maps.keys() == {"sens", "spec", "averaged", "majority"}
+    for source, own in made_maps.items():
+        np.testing.assert_array_equal(own[1], maps[source].astype(np.float32), err_msg=source)
     for system in experiment.SYSTEMS:
         masks = []
         for tier in ("candidate", "confirmed"):
@@ -198,6 +213,26 @@ def test_triage_is_chosen_on_validation_and_sorts_the_test_visits(cohort, tmp_pa
         expected = scoring.tiers(visit.case.label, *masks, numbers=visit.numbers)
         assert own.tier.tolist() == expected.tier.tolist()
         assert own.volume_mm3.tolist() == expected.volume_mm3.tolist()
+
+
+def test_thresholds_of_the_triage_keep_to_their_own_budgets(cohort, tmp_path, monkeypatch):
+    done = experiments(cohort, tmp_path / "runs")
+    visit = done.visits("validation")[0]
+    label = np.zeros(visit.case.label.shape, np.uint8)
+    label[30, 30, 30] = label[34, 30, 30] = 1
+    visit = dataclasses.replace(visit, case=dataclasses.replace(visit.case, label=label))
+    p = np.zeros(label.shape, np.float32)
+    p[30, 30, 30], p[34, 30, 30] = 0.995, 0.6  # one sure lesion, one less sure than 10 false voxels,
+    p[2:31:3, 5, 5] = 0.9
+    p[2:8:3, 15, 5] = 0.3  # and two false ones below it
+    maps = dict.fromkeys(("sens", "spec", "averaged", "majority"), [p])
+    monkeypatch.setattr(done, "_triage_maps", lambda chosen, split: ([visit], maps) if split == "validation" else None)
+    points = done._operating_points({"sens": "a", "spec": "b"}).set_index(["system", "tier"])
+    for system, (*_, chooses) in experiment.SYSTEMS.items():
+        both = points.loc[system]
+        assert both.validation_fp.tolist() == ([10, 0] if chooses else [10, 10])
+        assert both.validation_sensitivity.tolist() == ([1, 0.5] if chooses else [1, 1])
+    assert points.loc[("ensemble", "confirmed"), "run"] == "b"
 
 
 def test_without_a_compiler_runs_are_scored_without(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Rows of lesions and false positives: they must give what labelling the map anew at each level gives."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
 
@@ -94,3 +95,15 @@ def test_tiers_of_a_volume_by_hand():
     assert scoring.tiers(label, nothing, nothing).tier.tolist() == ["missed"] * 4
     with pytest.raises(InputError, match="confirmed of the label's shape"):
         scoring.tiers(label, sens, spec[1:])
+
+
+def test_the_operating_level_is_the_most_sensitive_within_the_budget():
+    lesions = [("lesion", 40, 0)] * 4 + [("lesion", 29, 0)] * 2 + [("lesion", 19, 0)] * 2 + [("lesion", -1, 0)] * 2
+    false = [("fp", 29, 0)] * 4 + [("fp", 19, 0)] * 16
+    rows = pd.DataFrame(lesions + false, columns=["kind", "top", "bottom"])
+    assert scoring.operating_level(rows, 2, 2) == 29  # of equals the highest threshold
+    assert scoring.operating_level(rows, 10, 2) == 19
+    assert scoring.operating_level(rows, 1.9, 2) == 40
+    assert scoring.operating_level(rows, 10, 2, floor=25) == 29
+    with pytest.raises(InputError, match="the fewest are 2; train longer"):
+        scoring.operating_level(rows.assign(top=54), 1.9, 10)
