@@ -22,7 +22,7 @@ from dmplus import paper, results
 from dmplus.experiment import CANDIDATES, CONFIRMED
 from dmplus.results import Estimate, Results, compare, estimate, of, over, pooled
 from dmplus.runtime import InputError, replacing
-from dmplus.scoring import HALF
+from dmplus.scoring import HALF, LEVELS
 
 COLUMNS = (
     "claim", "paper", "ours", "low", "high", "null", "n_patients", "n_lesions", "seeds", "verdict", "why",
@@ -392,24 +392,30 @@ def _with(prefix: str, e: Estimate) -> dict[str, float]:
     return {prefix: e.value, f"{prefix}_low": e.low, f"{prefix}_high": e.high}
 
 
-def table_of_runs(r: Results) -> pd.DataFrame:
-    """Every scored run (seeds pooled) at threshold 0.5 and along its own curve: intervals where patients were resampled.
-
-    missed_small: share below 0.1 cm3 among the missed lesions; fp_<kind>: false positives per volume at 0.5 by what lies
-    there in the synthetic scan.
-    """
-    lines = []
+def _stems(r: Results) -> dict[tuple[str, str, str], list[str]]:
+    """(split, run without its seed, second image) → the names of its seeds."""
     stems: dict[tuple[str, str, str], list[str]] = {}
     for row in r.runs.itertuples():
         stem = str(row.run).rpartition("-s")[0]
         stems.setdefault((str(row.split), stem, str(row.second_image)), []).append(str(row.run))
-    for (split, stem, second), names in sorted(stems.items()):
+    return stems
+
+
+def table_of_runs(r: Results) -> pd.DataFrame:
+    """Every scored run (seeds pooled) at threshold 0.5 and along its own curve: intervals where patients were resampled.
+
+    segments: that were trained on, without those of the run that it started from. missed_small: share below 0.1 cm3 among
+    the missed lesions; fp_<kind>: false positives per volume at 0.5 by what lies there in the synthetic scan.
+    """
+    lines = []
+    for (split, stem, second), names in sorted(_stems(r).items()):
         for subset, prior in (("all visits", None), ("with prior", True), ("without prior", False)):
             counts = r.group(names, split=split, second=second, prior=prior)
             if not counts[..., results.VOLUMES].any():
                 continue
             at = counts[0, :, -1]
             line = {"run": stem, "split": split, "second_image": second, "visits": subset, "seeds": len(names),
+                    "segments": int(r.runs.loc[r.runs["run"] == names[0], "segments"].iloc[0]),
                     "volumes": int(at[:, results.VOLUMES].sum()),
                     "lesions": int((at[:, results.FOUND] + at[:, results.MISSED]).sum())}  # fmt: skip
             both = pooled(counts)
@@ -426,6 +432,25 @@ def table_of_runs(r: Results) -> pd.DataFrame:
             }
             lines.append(line)
     return pd.DataFrame(lines).round(4)
+
+
+def table_of_curves(r: Results) -> pd.DataFrame:
+    """Every scored run (seeds pooled, all visits) along its falling threshold, from the first prediction to its floor.
+
+    The threshold of one map moved: its curve stands beside the curve over alpha, where each model stays at 0.5.
+    """
+    tables = []
+    for (split, stem, second), names in sorted(_stems(r).items()):
+        total = r.group(names, split=split, second=second).sum(1).mean(0)  # (levels, 5)
+        table = pd.DataFrame(
+            {"run": stem, "split": split, "second_image": second, "threshold": LEVELS.astype(float),
+             "sensitivity": [results.sensitivity(total, k) for k in range(len(LEVELS))],
+             "precision": [results.precision(total, k) for k in range(len(LEVELS))],
+             "fp_per_volume": [results.fp_per_volume(total, k) for k in range(len(LEVELS))]}
+        )  # fmt: skip
+        shown = (total[:, results.FOUND] + total[:, results.FALSE]) > 0  # False where NaN: below the floor
+        tables.append(table[shown].iloc[::-1])
+    return pd.concat(tables, ignore_index=True).astype({c: float for c in tables[0].columns[3:]}).round(4)
 
 
 def table_of_areas(r: Results) -> pd.DataFrame:
@@ -469,12 +494,13 @@ def table_of_triage(r: Results) -> pd.DataFrame:
 
 
 def make(rows: str | Path, out: str | Path, profile: str) -> pd.DataFrame:
-    """Write ``claims``, ``runs``, ``areas`` and ``triage`` ``.<profile>.csv`` into ``out``, from the rows alone."""
+    """Write ``claims``, ``runs``, ``curves``, ``areas`` and ``triage`` ``.<profile>.csv`` into ``out``, from the rows alone."""
     r = Results(rows)
     out = Path(out)
     tables = {
         "claims": claims_table(r),
         "runs": table_of_runs(r),
+        "curves": table_of_curves(r),
         "areas": table_of_areas(r),
         "triage": table_of_triage(r),
     }

@@ -355,6 +355,9 @@ def _experiment_options(sub: Parser) -> None:
     sub.add_argument("sets", nargs="*", metavar="SET", help="sets of runs, or `all`; --list names them")
     sub.add_argument("--list", action="store_true", help="name every set and its runs, and stop")
     sub.add_argument("--cohort", metavar="COHORT", help="cohort folder, as `dmplus synth` makes it")
+    sub.add_argument(
+        "--second-test", metavar="COHORT", help="another cohort, whose test visits the main runs are scored on, too"
+    )
     sub.add_argument("-o", "--out", metavar="FOLDER", help="folder for all runs; an earlier one is continued")
     sub.add_argument("--collect", metavar="FOLDER", help="then join everything scored into three tables there")
     _machine_options(sub)
@@ -510,9 +513,9 @@ def _experiment(args: argparse.Namespace) -> int:
     out = runtime.writable_folder(args.out)
     if names:
         machine = runtime.machine(args.device, args.precision)
-        experiment.main(names, experiment.Experiments(args.cohort, out, machine=machine))
+        experiment.main(names, experiment.Experiments(args.cohort, out, machine=machine, second_test=args.second_test))
     if args.collect:
-        experiment.collect(args.cohort, out, args.collect)
+        experiment.collect(args.cohort, out, args.collect, second_test=args.second_test)
     return 0
 
 

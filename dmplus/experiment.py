@@ -72,6 +72,7 @@ class Run:
     steps: int = 500  #: of 10 segments
     validated: bool = False  #: scored on validation, too, because operating points are chosen there
     shifted: bool = False  #: scored with misregistered priors, too
+    second_test: bool = False  #: scored on the second test set, too, where there is one
 
 
 def _runs() -> dict[str, list[Run]]:
@@ -81,8 +82,11 @@ def _runs() -> dict[str, list[Run]]:
         prior = "" if more.get("prior", "none") == "none" else f"-{more['prior']}"
         return Run(name=f"jvss-{alpha:g}{prior}-s{seed}", loss="jvss", alpha=alpha, seed=seed, **more)
 
-    alpha = [Run(name=f"bce-s{s}", seed=s, validated=s == 0) for s in seeds]
-    alpha += [jvss(a, s, validated=s == 0) for a in ALPHAS for s in (seeds if a in (0.995, 0.5) else [0])]
+    def first(alpha: float, seed: int) -> dict[str, bool]:  # the runs that are scored on everything
+        return {"validated": seed == 0, "second_test": seed == 0 and alpha in (0.995, 0.5)}
+
+    alpha = [Run(name=f"bce-s{s}", seed=s, **first(0.5, s)) for s in seeds]
+    alpha += [jvss(a, s, **first(a, s)) for a in ALPHAS for s in (seeds if a in (0.995, 0.5) else [0])]
     weights = [
         Run(name="jvss-0.95-2to1-s0", loss="jvss", alpha=0.95, detection=2 / 3, segmentation=1 / 3),
         Run(name="jvss-0.95-1to2-s0", loss="jvss", alpha=0.95, detection=1 / 3, segmentation=2 / 3),
@@ -98,7 +102,7 @@ def _runs() -> dict[str, list[Run]]:
         for loss in ("sse", "sse_bce")
         for a in SSE_ALPHAS
     ]
-    prior = [jvss(a, s, prior="path", validated=s == 0, shifted=s == 0) for a in (0.995, 0.5) for s in seeds]
+    prior = [jvss(a, s, prior="path", shifted=s == 0, **first(a, s)) for a in (0.995, 0.5) for s in seeds]
     prior += [jvss(a, prior="channel", shifted=True) for a in (0.995, 0.5)]
     prior += [
         Run(name=f"jvss-{a:g}-path-{second}-s0", loss="jvss", alpha=a, prior="path", second=second)
@@ -207,8 +211,9 @@ def permuted(cases: Sequence[Case], seed: int) -> list[Case]:
     return [dataclasses.replace(c, label=label[i] * c.mask) for i, c in enumerate(cases)]  # type: ignore[operator]
 
 
-def shifted_priors(cohort: str | Path, visits: Sequence[Visit], mm: float) -> list[Case]:
-    """The visits with a prior that is ``mm`` (root mean square) out of place: made anew by the cohort's generator."""
+def shifted_priors(cohort: str | Path, visits: Sequence[Visit], mm: float) -> dict[str, np.ndarray]:
+    """Of each visit with a prior, by its name: that prior ``mm`` (root mean square) out of place, made anew by the cohort's
+    generator."""
     stored = json.loads((Path(cohort) / "cohort.json").read_text(encoding="utf-8"))["config"]
     config = from_dict(CohortConfig, stored)
     config = dataclasses.replace(config, misregistration_mm=(mm, mm))
@@ -220,7 +225,7 @@ def shifted_priors(cohort: str | Path, visits: Sequence[Visit], mm: float) -> li
             patient = synthetic.patient(config, int(visit.files.patient.rpartition("_")[2]))
             made |= {v.case.name: v.case.prior for v in patient.visits}
         shown.step()
-    return [dataclasses.replace(v.case, prior=made[v.case.name]) for v in wanted]
+    return {v.case.name: made[v.case.name] for v in wanted}
 
 
 # ------------------------------------------------------------------------------------------------------------- the work
@@ -230,16 +235,20 @@ class Experiments:
     def __init__(
         self, cohort: str | Path, folder: str | Path, *, machine: Machine, compile: bool | None = None,
         config: Callable[[Run], training.TrainConfig] = config_of, trunk: training.TrainConfig | None = None,
+        second_test: str | Path | None = None,
     ) -> None:  # fmt: skip
         self.cohort, self.folder, self.machine, self.compile = Path(cohort), Path(folder), machine, compile
+        self.second_test = second_test
         self.config, self.trunk_config = config, trunk or trunk_config()
         self._cases: dict[str, Any] = {}
         self._networks: dict[network.NetworkConfig, DeepMedic] = {}
+        self._shifted: dict[str, dict[str, np.ndarray]] = {}  # by misregistration
 
     def visits(self, split: str) -> list[Visit]:
-        """The visits of a split, read once."""
+        """The visits of a split, read once; split "second_test": those that the other cohort has for testing."""
         if split not in self._cases:
-            self._cases[split] = read_visits(self.cohort, split)
+            second = self.second_test is not None and split == "second_test"
+            self._cases[split] = read_visits(*(self.second_test, "test") if second else (self.cohort, split))
         return self._cases[split]
 
     def trunk(self) -> DeepMedic:
@@ -271,7 +280,8 @@ class Experiments:
         init = self._init(run)
         net = self._trained(folder, self.config(run), lambda: self._training(run.second, run.labels, run.seed), init)
         write_json(folder / "run.json", run)
-        for split in ("test", "validation") if run.validated else ("test",):
+        also = {"validation": run.validated, "second_test": run.second_test and self.second_test is not None}
+        for split in ("test", *(name for name, wanted in also.items() if wanted)):
             self._score(run, net, split, run.second)
         if run.prior != "none" and run.second == "prior":
             for second in ("zeroed", "other"):
@@ -297,8 +307,11 @@ class Experiments:
             return
         visits = self.visits(split)
         if second.endswith("mm"):
-            wanted = [v for v in visits if v.case.prior is not None]
-            cases = shifted_priors(self.cohort, visits, float(second.split()[0]))
+            if second not in self._shifted:
+                self._shifted[second] = shifted_priors(self.cohort, visits, float(second.split()[0]))
+            priors = self._shifted[second]
+            wanted = [v for v in visits if v.case.name in priors]
+            cases = [dataclasses.replace(v.case, prior=priors[v.case.name]) for v in wanted]
         else:
             wanted, cases = visits, with_second([v.case for v in visits], second)
             if second != run.second:  # a control: without a prior nothing changes
@@ -395,6 +408,9 @@ class Experiments:
         key = net.config
         if key not in self._networks:
             like = network.build(net.config).to(self.machine.device, memory_format=torch.channels_last_3d)
+            for module in like.modules():
+                if isinstance(module, torch.nn.Conv3d):  # else the compiler loses the layout when autocast casts them:
+                    module.to(self.machine.dtype)  # twice the time on a CPU
             like.probabilities = torch.compile(like.probabilities, dynamic=False)  # type: ignore[method-assign]
             self._networks[key] = like
         self._networks[key].load_state_dict(net.state_dict())
@@ -437,7 +453,7 @@ def _csv(table: pd.DataFrame, path: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- the tables
-def collect(cohort: str | Path, folder: str | Path, out: str | Path) -> None:
+def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_test: str | Path | None = None) -> None:
     """Join everything scored in ``folder`` into ``runs.csv``, ``visits.csv``, ``rows.csv.gz`` and ``histories.csv`` in ``out``.
 
     runs: one line per run, split and second image, with configuration, device, seconds of training and scoring, and the
@@ -451,7 +467,8 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path) -> None:
         described = json.loads((path.parent / "run.json").read_text(encoding="utf-8"))
         result = json.loads((path.parent / "result.json").read_text(encoding="utf-8"))
         made = json.loads((path.parent / "versions.json").read_text(encoding="utf-8"))
-        del described["validated"], described["shifted"]
+        for scored in ("validated", "shifted", "second_test"):
+            described.pop(scored, None)
         runs.append(
             {"run": described.pop("name"), "split": first["split"], "second_image": first["second"], **described,
              "segments": result["segments"], "train_seconds": result["seconds"], "score_seconds": first["seconds"],
@@ -464,9 +481,15 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path) -> None:
             f"{named(folder)}: expected runs of `dmplus experiment`; found none that was scored; run it first"
         )
     out = Path(out)
-    files = [f for split in ("validation", "test") for f in read_cohort(cohort, split=split)]
+    files = [(split, f) for split in ("validation", "test") for f in read_cohort(cohort, split=split)]
+    if second_test is not None:
+        files += [("second_test", f) for f in read_cohort(second_test, split="test")]
+    elif "second_test" in {r["split"] for r in runs}:
+        raise InputError(
+            f"{named(folder)}: expected the second test set that some runs were scored on; got none; name its cohort"
+        )
     visits = pd.DataFrame(
-        [(f.name, f.patient, f.split, f.visit, f.days, f.prior is not None) for f in files],
+        [(f.name, f.patient, split, f.visit, f.days, f.prior is not None) for split, f in files],
         columns=["case", "patient", "split", "visit", "days", "with_prior"],
     )
     trained = [p for p in sorted(Path(folder).glob("*/history.csv")) if (p.parent / "result.json").is_file()]

@@ -41,10 +41,9 @@ def collected(folder, made):
         columns=["case", "patient", "split", "visit", "days", "with_prior"],
     )
     visits.to_csv(folder / "visits.csv", index=False)
-    runs = [(name, "test", second, "prior", 5) for name, (second, _) in made.items()]
-    pd.DataFrame(runs, columns=["run", "split", "second_image", "second", "floor"]).to_csv(
-        folder / "runs.csv", index=False
-    )
+    runs = [(name, "test", second, "prior", 5, 5000) for name, (second, _) in made.items()]
+    columns = ["run", "split", "second_image", "second", "floor", "segments"]
+    pd.DataFrame(runs, columns=columns).to_csv(folder / "runs.csv", index=False)
     rows = pd.concat([t.assign(run=n, split="test", second_image=s) for n, (s, t) in made.items()])
     rows[["run", "split", "second_image", "case", *scoring.COLUMNS]].to_csv(folder / "rows.csv.gz", index=False)
     return folder
@@ -169,7 +168,7 @@ def test_claims_of_made_up_rows_come_out_as_they_were_made(folder, tmp_path):
     first = table.iloc[0]
     assert (first.n_patients, first.n_lesions, first.seeds, first.paper) == (12, 96, 3, pytest.approx(0.144))
     claims.make(folder, tmp_path / "two", "quick")
-    for name in ("claims", "runs", "areas", "triage"):
+    for name in ("claims", "runs", "curves", "areas", "triage"):
         made = [(tmp_path / t / f"{name}.quick.csv").read_bytes() for t in ("one", "two")]
         assert made[0] == made[1]
     runs = pd.read_csv(tmp_path / "one" / "runs.quick.csv")
@@ -182,6 +181,18 @@ def test_claims_of_made_up_rows_come_out_as_they_were_made(folder, tmp_path):
     )
     assert all_visits.sensitivity == pytest.approx(at[0] / (at[0] + at[1]), abs=1e-4)
     assert all_visits.fp_per_volume == pytest.approx(at[2] / 72, abs=1e-4)
+
+
+def test_a_curve_falls_from_the_first_prediction_to_the_floor_of_the_rows(folder):
+    curve = claims.table_of_curves(Results(folder)).query("run == 'bce'")
+    assert curve.threshold.is_monotonic_decreasing
+    assert curve.threshold.iloc[-1] == pytest.approx(scoring.LEVELS[5], abs=1e-4)
+    assert curve.sensitivity.is_monotonic_increasing and not curve.isna().any().any()
+    rows = pd.read_csv(folder / "rows.csv.gz").query("run in ('bce-s0', 'bce-s1', 'bce-s2')")
+    found, missed, false = scoring.counts(rows, 20)
+    line = curve[np.isclose(curve.threshold, scoring.LEVELS[20], atol=1e-4)].iloc[0]
+    expected = [found / (found + missed), found / (found + false), false / 72]
+    assert line[["sensitivity", "precision", "fp_per_volume"]].tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_tiers_are_counted_per_patient(folder, tmp_path):

@@ -13,7 +13,7 @@ from dmplus.inference import predict_volume
 from dmplus.metrics import match_lesions
 from dmplus.network import DeepMedic, preset
 from dmplus.runtime import InputError, Machine
-from dmplus.volume import Case, read_map, write_nifti
+from dmplus.volume import Case, read_cohort, read_map, write_nifti
 
 CPU = Machine("cpu", "float32", "test")
 
@@ -99,9 +99,9 @@ def small(run):
     return dataclasses.replace(config, network=preset("smoke", prior=run.prior), steps=2, batch=2)
 
 
-def experiments(cohort, folder):
+def experiments(cohort, folder, **more):
     trunk = dataclasses.replace(small(Run(name="trunk")), steps=3)
-    return Experiments(cohort, folder, machine=CPU, compile=False, config=small, trunk=trunk)
+    return Experiments(cohort, folder, machine=CPU, compile=False, config=small, trunk=trunk, **more)
 
 
 def test_runs_are_scored_once_and_their_rows_are_those_of_the_maps(cohort, tmp_path):
@@ -141,14 +141,34 @@ def test_a_run_trained_with_another_second_image_is_scored_on_every_visit(cohort
     assert set(rows[rows.kind == "lesion"]["case"]) == {c.name for c in of_test if c.label.any()}
 
 
+def test_a_second_test_set_is_scored_and_collected_under_its_own_name(cohort, tmp_path):
+    other = tmp_path / "other"
+    config = dataclasses.replace(
+        synthetic.COHORTS["smoke"], shape=(40, 40, 40), patients=2, split=(0, 0, 2), seed=7, name="elsewhere"
+    )
+    synthetic.generate(config, other, progress=False)
+    done = experiments(cohort, tmp_path / "runs", second_test=other)
+    done.do(Run(name="bce-s0", second_test=True))
+    done.do(Run(name="bce-s1", seed=1))
+    with pytest.raises(InputError, match="expected the second test set"):
+        experiment.collect(cohort, tmp_path / "runs", tmp_path / "out")
+    experiment.collect(cohort, tmp_path / "runs", tmp_path / "out", second_test=other)
+    runs, visits = (pd.read_csv(tmp_path / "out" / f"{n}.csv") for n in ("runs", "visits"))
+    assert sorted(zip(runs.run, runs.split, strict=True)) == [
+        ("bce-s0", "second_test"), ("bce-s0", "test"), ("bce-s1", "test")]  # fmt: skip
+    rows = pd.read_csv(tmp_path / "out" / "rows.csv.gz")
+    expected = {f.name for f in read_cohort(other, split="test")}
+    assert set(visits[visits.split == "second_test"]["case"]) == expected
+    assert set(rows[rows.split == "second_test"]["case"]) <= expected
+
+
 def test_priors_out_of_place_are_made_anew_from_the_same_visit(cohort):
     visits = experiment.read_visits(cohort, "test")
     far, near = (experiment.shifted_priors(cohort, visits, mm) for mm in (3.0, 0.0))
-    recorded = [v.case for v in visits if v.case.prior is not None]
-    assert [c.name for c in far] == [c.name for c in recorded] and far
-    for f, n, r in zip(far, near, recorded, strict=True):
-        inside = r.mask
-        apart = [np.abs(x.prior - n.prior)[inside].mean() for x in (r, f)]
+    recorded = {v.case.name: v.case for v in visits if v.case.prior is not None}
+    assert far.keys() == near.keys() == recorded.keys() and far
+    for name, case in recorded.items():
+        apart = [np.abs(x - near[name])[case.mask].mean() for x in (case.prior, far[name])]
         assert 0 < apart[0] < apart[1]
 
 
