@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from dmplus import network, scoring, synthetic, training
 from dmplus.inference import predict_volume
@@ -71,7 +70,7 @@ class Run:
     network: str = "quick"  #: a preset of dmplus.network
     steps: int = 500  #: of 10 segments
     validated: bool = False  #: scored on validation, too, because operating points are chosen there
-    shifted: bool = False  #: scored with misregistered priors, too
+    controls: bool = False  #: scored with misregistered, zeroed and exchanged priors, too
     second_test: bool = False  #: scored on the second test set, too, where there is one
 
 
@@ -102,8 +101,9 @@ def _runs() -> dict[str, list[Run]]:
         for loss in ("sse", "sse_bce")
         for a in SSE_ALPHAS
     ]
-    prior = [jvss(a, s, prior="path", shifted=s == 0, **first(a, s)) for a in (0.995, 0.5) for s in seeds]
-    prior += [jvss(a, prior="channel", shifted=True) for a in (0.995, 0.5)]
+    prior = [jvss(0.995, s, prior="path", controls=s == 0, **first(0.995, s)) for s in seeds]
+    prior += [jvss(0.5, prior="path", controls=True, **first(0.5, 0))]
+    prior += [jvss(a, prior="channel", controls=True) for a in (0.995, 0.5)]
     prior += [
         Run(name=f"jvss-{a:g}-path-{second}-s0", loss="jvss", alpha=a, prior="path", second=second)
         for a in (0.995, 0.5)
@@ -241,7 +241,6 @@ class Experiments:
         self.second_test = second_test
         self.config, self.trunk_config = config, trunk or trunk_config()
         self._cases: dict[str, Any] = {}
-        self._networks: dict[network.NetworkConfig, DeepMedic] = {}
         self._shifted: dict[str, dict[str, np.ndarray]] = {}  # by misregistration
 
     def visits(self, split: str) -> list[Visit]:
@@ -283,12 +282,9 @@ class Experiments:
         also = {"validation": run.validated, "second_test": run.second_test and self.second_test is not None}
         for split in ("test", *(name for name, wanted in also.items() if wanted)):
             self._score(run, net, split, run.second)
-        if run.prior != "none" and run.second == "prior":
-            for second in ("zeroed", "other"):
+        if run.controls:
+            for second in ("zeroed", "other", *(f"{mm:g} mm" for mm in SHIFTS_MM)):
                 self._score(run, net, "test", second)
-        if run.shifted:
-            for mm in SHIFTS_MM:
-                self._score(run, net, "test", f"{mm:g} mm")
 
     def _init(self, run: Run) -> DeepMedic | None:
         """The weights that a run goes on from."""
@@ -402,19 +398,7 @@ class Experiments:
         return pd.DataFrame(lines)
 
     def _fast(self, net: DeepMedic) -> DeepMedic:
-        """The same weights in a network whose forward pass is compiled once for all runs of its kind, where that can be."""
-        if self.compile is False or (self.compile is None and not training.has_compiler(self.machine)):
-            return net
-        key = net.config
-        if key not in self._networks:
-            like = network.build(net.config).to(self.machine.device, memory_format=torch.channels_last_3d)
-            for module in like.modules():
-                if isinstance(module, torch.nn.Conv3d):  # else the compiler loses the layout when autocast casts them:
-                    module.to(self.machine.dtype)  # twice the time on a CPU
-            like.probabilities = torch.compile(like.probabilities, dynamic=False)  # type: ignore[method-assign]
-            self._networks[key] = like
-        self._networks[key].load_state_dict(net.state_dict())
-        return self._networks[key].eval()
+        return training.fast(net, self.machine, self.compile)
 
 
 def _map(net: DeepMedic, case: Case, machine: Machine) -> np.ndarray:
@@ -467,7 +451,7 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
         described = json.loads((path.parent / "run.json").read_text(encoding="utf-8"))
         result = json.loads((path.parent / "result.json").read_text(encoding="utf-8"))
         made = json.loads((path.parent / "versions.json").read_text(encoding="utf-8"))
-        for scored in ("validated", "shifted", "second_test"):
+        for scored in ("validated", "controls", "second_test"):
             described.pop(scored, None)
         runs.append(
             {"run": described.pop("name"), "split": first["split"], "second_image": first["second"], **described,

@@ -105,7 +105,7 @@ def experiments(cohort, folder, **more):
 
 
 def test_runs_are_scored_once_and_their_rows_are_those_of_the_maps(cohort, tmp_path):
-    run = Run(name="jvss-0.5-path-s0", loss="jvss", prior="path", validated=True, shifted=True)
+    run = Run(name="jvss-0.5-path-s0", loss="jvss", prior="path", validated=True, controls=True)
     done = experiments(cohort, tmp_path / "runs")
     done.do(run)
     made = sorted(p.name for p in (tmp_path / "runs" / run.name).glob("rows.*"))
