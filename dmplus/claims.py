@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dmplus import paper, results
+from dmplus import paper, results, training
 from dmplus.experiment import CANDIDATES, CONFIRMED
 from dmplus.results import Estimate, Results, compare, estimate, of, over, pooled
 from dmplus.runtime import InputError, replacing
@@ -154,6 +154,12 @@ def curve_over_alpha(r: Results, stem: str) -> list[str]:
         if seed == "s0" and r.has(name):
             found.append((-float(alpha), name))
     return [name for _, name in sorted(found)]
+
+
+def losses_over_alpha(r: Results) -> list[str]:
+    """Losses that may have a curve over alpha: the paper's, SSE's two, and somebody's own."""
+    own = sorted(set(r.runs["loss"]) - set(training.LOSSES))
+    return ["jvss", "sse+bce", "sse", *own]
 
 
 def areas(r: Results, stems: Sequence[str]) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
@@ -455,7 +461,7 @@ def table_of_curves(r: Results) -> pd.DataFrame:
 
 def table_of_areas(r: Results) -> pd.DataFrame:
     """Figure 6: mean precision over the recalls shared by all losses that were run, and the area from recall 0 to 1."""
-    stems = [s for s in ("jvss", "sse+bce", "sse") if len(curve_over_alpha(r, s)) > 1]
+    stems = [s for s in losses_over_alpha(r) if len(curve_over_alpha(r, s)) > 1]
     if not stems:
         return pd.DataFrame(columns=["loss", "alphas"])
     common, whole = areas(r, stems)
@@ -493,9 +499,9 @@ def table_of_triage(r: Results) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=None if lines else ["system"]).round(4)
 
 
-def make(rows: str | Path, out: str | Path, profile: str) -> pd.DataFrame:
+def make(rows: str | Path, out: str | Path, profile: str, beside: str | Path | None = None) -> pd.DataFrame:
     """Write ``claims``, ``runs``, ``curves``, ``areas`` and ``triage`` ``.<profile>.csv`` into ``out``, from the rows alone."""
-    r = Results(rows)
+    r = Results(rows, beside)
     out = Path(out)
     tables = {
         "claims": claims_table(r),
@@ -516,12 +522,19 @@ def main() -> None:
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path("notebooks/results"), help="default: notebooks/results"
     )
-    folder = parser.parse_args().folder
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        metavar="ROWS",
+        help="a folder of collected rows to compare yours with, such as the shipped",
+    )
+    arguments = parser.parse_args()
+    folder = arguments.folder
     profiles = sorted(p.name for p in (folder / "experiments").glob("*") if (p / "rows.csv.gz").is_file())
     if not profiles:
         raise InputError(f"results: expected collected rows under {folder}/experiments; there are none")
     for profile in profiles:
-        table = make(folder / "experiments" / profile, folder, profile)
+        table = make(folder / "experiments" / profile, folder, profile, arguments.beside)
         print(f"{profile}: " + ", ".join(f"{v} {n}" for v, n in table["verdict"].value_counts().items()))
         print(table[["verdict", "claim", "ours", "low", "high", "paper"]].to_string(index=False))
 

@@ -355,6 +355,8 @@ def _experiment_options(sub: Parser) -> None:
     sub.add_argument("sets", nargs="*", metavar="SET", help="sets of runs, or `all`; --list names them")
     sub.add_argument("--list", action="store_true", help="name every set and its runs, and stop")
     sub.add_argument("--cohort", metavar="COHORT", help="cohort folder, as `dmplus synth` makes it")
+    sub.add_argument("--loss", metavar="FILE", help="a Python file with your own loss, for the set `own`")
+    sub.add_argument("--start", metavar="W", help="weights (a file or a shipped name) instead of training the trunk")
     sub.add_argument(
         "--second-test", metavar="COHORT", help="another cohort, whose test visits the main runs are scored on, too"
     )
@@ -496,7 +498,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _experiment(args: argparse.Namespace) -> int:
-    from dmplus import experiment, runtime
+    from dmplus import experiment, network, runtime, training
 
     if args.list:
         for name, runs in experiment.SETS.items():
@@ -504,16 +506,24 @@ def _experiment(args: argparse.Namespace) -> int:
         return 0
     if not args.cohort or not args.out or not (args.sets or args.collect):
         raise UsageError("expected a set, --cohort and --out; see `dmplus experiment --help`")
-    unknown = [s for s in args.sets if s not in experiment.SETS and s != "all"]
+    unknown = [s for s in args.sets if s not in experiment.SETS and s not in ("all", "own")]
     if unknown:
         raise runtime.InputError(
-            f"expected a set of {', '.join(experiment.SETS)} or all{_near(unknown[0], experiment.SETS)}; got {unknown[0]!r}"
+            f"expected a set of {', '.join(experiment.SETS)}, own or all{_near(unknown[0], experiment.SETS)}; got "
+            f"{unknown[0]!r}"
         )
-    names = list(experiment.SETS) if "all" in args.sets else args.sets
+    if ("own" in args.sets) != (args.loss is not None):
+        raise UsageError("expected the set own together with --loss FILE; see `dmplus experiment --help`")
+    own = experiment.own_runs(*training.add_loss(args.loss)) if args.loss else []
+    names = [*experiment.SETS, *(["own"] if own else [])] if "all" in args.sets else args.sets
     out = runtime.writable_folder(args.out)
     if names:
         machine = runtime.machine(args.device, args.precision)
-        experiment.main(names, experiment.Experiments(args.cohort, out, machine=machine, second_test=args.second_test))
+        start = network.load(args.start) if args.start else None
+        experiments = experiment.Experiments(
+            args.cohort, out, machine=machine, second_test=args.second_test, start=start
+        )
+        experiment.main(names, experiments, own=own)
     if args.collect:
         experiment.collect(args.cohort, out, args.collect, second_test=args.second_test)
     return 0

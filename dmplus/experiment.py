@@ -136,6 +136,11 @@ def _runs() -> dict[str, list[Run]]:
 SETS: dict[str, list[Run]] = _runs()
 
 
+def own_runs(loss: str, alphas: Sequence[float]) -> list[Run]:
+    """The runs of somebody's own loss (:func:`dmplus.training.add_loss`): its curve over alpha, from the same trunk."""
+    return [Run(name=f"{loss}-{a:g}-s0", loss=loss, alpha=a, validated=True) for a in sorted(alphas, reverse=True)]
+
+
 def trunk_config(seed: int = 11) -> training.TrainConfig:
     """The training that all fine-tuned runs start from: BCE, where a larger segment gives more voxels for the work."""
     config = training.quick_config(
@@ -235,8 +240,10 @@ class Experiments:
     def __init__(
         self, cohort: str | Path, folder: str | Path, *, machine: Machine, compile: bool | None = None,
         config: Callable[[Run], training.TrainConfig] = config_of, trunk: training.TrainConfig | None = None,
-        second_test: str | Path | None = None,
+        second_test: str | Path | None = None, start: DeepMedic | None = None,
     ) -> None:  # fmt: skip
+        """start: a trained network that takes the trunk's place, so that none is trained."""
+        self.start = start
         self.cohort, self.folder, self.machine, self.compile = Path(cohort), Path(folder), machine, compile
         self.second_test = second_test
         self.config, self.trunk_config = config, trunk or trunk_config()
@@ -251,8 +258,8 @@ class Experiments:
         return self._cases[split]
 
     def trunk(self) -> DeepMedic:
-        """The trained trunk, trained now if it is not there."""
-        return self._trained(
+        """The trained trunk, trained now if it is not there and nothing was given in its place."""
+        return self.start or self._trained(
             self.folder / "trunk", self.trunk_config, lambda: self._training("prior", "own", 0),
             watched=lambda: [v.case for v in self.visits("validation")[:12]],
         )  # fmt: skip
@@ -494,9 +501,10 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
                 shutil.copyfile(Path(folder) / "triage" / name, part)
 
 
-def main(names: Sequence[str], experiments: Experiments) -> None:
-    """Do the runs of the named sets, in order, saying which is next."""
-    todo = list({run.name: run for name in names for run in SETS[name]}.values())
+def main(names: Sequence[str], experiments: Experiments, *, own: Sequence[Run] = ()) -> None:
+    """Do the runs of the named sets, in order, saying which is next; the set "own" is given here."""
+    sets = SETS | {"own": list(own)}
+    todo = list({run.name: run for name in names for run in sets[name]}.values())
     for number, run in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] {run.name}", flush=True)
         experiments.do(run)

@@ -50,20 +50,35 @@ def estimate(value: float, draws: np.ndarray) -> Estimate:
 
 
 class Results:
-    """The rows of one folder of collected experiments. Raises ``InputError`` where one of its tables is missing."""
+    """The rows of one folder of collected experiments, and of another one's runs beside them (your own and the shipped).
 
-    def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
-        for name in ("runs.csv", "visits.csv", "rows.csv.gz"):
-            if not (folder / name).is_file():
+    Raises ``InputError`` where one of its tables is missing, and where both folders share test or validation visits that
+    are not the same.
+    """
+
+    def __init__(self, folder: str | Path, beside: str | Path | None = None) -> None:
+        folders = [Path(f) for f in (folder, beside) if f is not None]
+        for each in folders:
+            for name in ("runs.csv", "visits.csv", "rows.csv.gz"):
+                if not (each / name).is_file():
+                    raise InputError(
+                        f"results {named(each)}: expected {name}; it is not there; run `dmplus experiment ... --collect`"
+                    )
+        runs, visits, rows = ([pd.read_csv(f / n) for f in folders] for n in ("runs.csv", "visits.csv", "rows.csv.gz"))
+        if len(folders) > 1:
+            own, other = (v[v["split"].isin(["validation", "test"])].reset_index(drop=True) for v in visits)
+            if not own.equals(other):
                 raise InputError(
-                    f"results {named(folder)}: expected {name}; it is not there; run `dmplus experiment ... --collect`"
+                    f"results {named(folders[0])}: expected the validation and test visits of {named(folders[1])}; they "
+                    "differ; run both on one cohort"
                 )
-        self.runs = pd.read_csv(folder / "runs.csv")
-        self.visits = pd.read_csv(folder / "visits.csv")
-        rows = pd.read_csv(folder / "rows.csv.gz")
-        self.tiers = pd.read_csv(folder / "tiers.csv.gz") if (folder / "tiers.csv.gz").is_file() else None
-        self.rows = dict(iter(rows.groupby(["run", "split", "second_image"])))
+            known = set(runs[0]["run"])
+            runs[1], rows[1] = (t[~t["run"].isin(known)] for t in (runs[1], rows[1]))
+        self.runs = pd.concat(runs, ignore_index=True)
+        self.visits = max(visits, key=len)
+        tiers = next((f / "tiers.csv.gz" for f in folders if (f / "tiers.csv.gz").is_file()), None)
+        self.tiers = None if tiers is None else pd.read_csv(tiers)
+        self.rows = dict(iter(pd.concat(rows, ignore_index=True).groupby(["run", "split", "second_image"])))
 
     # -------------------------------------------------------------------------------------------------- counts
     def has(self, *names: str, split: str = "test", second: str | None = None) -> bool:

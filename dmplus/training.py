@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import runpy
 import shutil
 import time
 import warnings
@@ -62,6 +63,49 @@ LOSSES: dict[str, tuple[str | None, str | None]] = {
     "jvss_dice": ("vss", "dice"),
     "sse_bce": ("sse", "bce"),
 }
+
+
+OWN: dict[str, Callable[..., Tensor]] = {}  #: losses from other people's files, by name (:func:`add_loss`)
+
+
+def add_loss(path: str | Path) -> tuple[str, tuple[float, ...]]:
+    """Make a loss from a Python file known to trainings; returns its name, which is the file's, and its alphas.
+
+    The file defines ``loss(prob, target, *, alpha)``: foreground probability and target, both (B, X, Y, Z) float → a
+    scalar; and, if it likes, ``ALPHAS``, a tuple of numbers from 0 to 1. It is run as it stands: use your own files. The
+    function is tried on a batch with a lesion and on one without. Raises ``InputError`` for a name that is taken or cannot
+    be one, a file that does not run or defines no loss, and a loss that is no finite scalar with finite slopes.
+    """
+    path = Path(path)
+    where, name = f"loss {path.name}", path.stem
+    if not path.is_file() or path.suffix != ".py" or not name.isidentifier() or (name in LOSSES and name not in OWN):
+        raise InputError(
+            f"{where}: expected a Python file with a name of letters, digits and _ that is not {', '.join(LOSSES)}; got "
+            f"{'that name' if path.is_file() else 'no such file'}; rename it or check the path"
+        )
+    content = runpy.run_path(str(path))
+    function, alphas = content.get("loss"), tuple(content.get("ALPHAS", (0.95, 0.8, 0.5, 0.2, 0.05)))
+    if not callable(function) or not alphas or not all(0 <= a <= 1 for a in alphas):
+        raise InputError(
+            f"{where}: expected a function `loss` and ALPHAS from 0 to 1; got neither or no such; add them"
+        )
+    for lesion in (1.0, 0.0):
+        target = torch.zeros(2, 3, 3, 3)
+        target[0, 1, 1, 1] = lesion
+        prob = torch.linspace(0.1, 0.9, 54).view(2, 3, 3, 3).requires_grad_()
+        value = function(prob, target, alpha=alphas[0])
+        slopes = torch.autograd.grad(value, prob, allow_unused=True)[0] if _is_scalar(value) else None
+        if slopes is None or not bool(value.isfinite() and slopes.isfinite().all()):
+            raise InputError(
+                f"{where}: expected a finite scalar with finite slopes for a batch {'with' if lesion else 'without'} a "
+                f"lesion; got {value!r}; avoid logarithms of 0 and divisions by empty classes"
+            )
+    OWN[name], LOSSES[name] = function, (name, None)
+    return name, alphas
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0 and value.requires_grad
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,9 +264,12 @@ def cost(prob: Tensor, target: Tensor, config: TrainConfig) -> dict[str, Tensor]
     detection, segmentation = LOSSES[config.loss]
     parts: dict[str, Tensor] = {}
     total = prob.new_zeros(())
-    if detection:
+    if detection in OWN:
+        parts[detection] = OWN[detection](prob, target, alpha=config.alpha)
+    elif detection:
         function = losses.vss if detection == "vss" else losses.sse
         parts[detection] = function(prob, target, alpha=config.alpha, form=config.form)
+    if detection:
         total = total + config.weight_detection * parts[detection]
     if segmentation:
         parts[segmentation] = getattr(losses, segmentation)(prob, target, form=config.form)

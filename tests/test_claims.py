@@ -41,8 +41,8 @@ def collected(folder, made):
         columns=["case", "patient", "split", "visit", "days", "with_prior"],
     )
     visits.to_csv(folder / "visits.csv", index=False)
-    runs = [(name, "test", second, "prior", 5, 5000) for name, (second, _) in made.items()]
-    columns = ["run", "split", "second_image", "second", "floor", "segments"]
+    runs = [(name, "test", second, "prior", 5, 5000, "jvss") for name, (second, _) in made.items()]
+    columns = ["run", "split", "second_image", "second", "floor", "segments", "loss"]
     pd.DataFrame(runs, columns=columns).to_csv(folder / "runs.csv", index=False)
     rows = pd.concat([t.assign(run=n, split="test", second_image=s) for n, (s, t) in made.items()])
     rows[["run", "split", "second_image", "case", *scoring.COLUMNS]].to_csv(folder / "rows.csv.gz", index=False)
@@ -232,6 +232,25 @@ def test_every_claim_of_the_issue_has_a_line_and_no_run_is_asked_for_in_vain(fol
     asked = ("bce-s0", "jvss-0.995-path-s0", "jvss-0.5-channel-s0", "jvss-0.5-path-current-s0", "jvss-0.995-path-other-s0",
              "jvss-0.95-2to1-s0", "jvss-0.95-30-s0", "unet-jvss-0.9-s0", "unet-bce-s0", "sse+bce-0.5-s0")  # fmt: skip
     assert set(asked) <= {r.name for part in experiment.SETS.values() for r in part}
+
+
+def test_own_runs_stand_beside_the_shipped_ones(folder, tmp_path):
+    draw = rng(1, "own")
+    own = collected(
+        tmp_path / "own",
+        {f"mine-{a:g}-s0": ("prior", rows_of(draw, found=f, false=5)) for a, f in ((0.9, 26), (0.5, 18))},
+    )
+    runs = pd.read_csv(own / "runs.csv").assign(loss="mine")
+    runs.to_csv(own / "runs.csv", index=False)
+    both = Results(own, folder)
+    assert both.has("mine-0.9-s0", "bce-s0") and not Results(folder).has("mine-0.9-s0")
+    assert np.array_equal(both.counts("bce-s0"), Results(folder).counts("bce-s0"), equal_nan=True)
+    table = claims.table_of_areas(both).set_index("loss")
+    assert list(table.index) == ["jvss", "sse", "mine"] and table.loc["mine", "alphas"] == 2
+    visits = pd.read_csv(own / "visits.csv")
+    visits.iloc[1:].to_csv(own / "visits.csv", index=False)
+    with pytest.raises(InputError, match="expected the validation and test visits of rows; they differ"):
+        Results(own, folder)
 
 
 def test_a_folder_without_rows_says_what_to_run(tmp_path):

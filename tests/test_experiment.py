@@ -141,6 +141,48 @@ def test_a_run_trained_with_another_second_image_is_scored_on_every_visit(cohort
     assert set(rows[rows.kind == "lesion"]["case"]) == {c.name for c in of_test if c.label.any()}
 
 
+OWN = """
+ALPHAS = (0.9, 0.1)
+
+def loss(prob, target, *, alpha):
+    return (alpha * target * (1 - prob) ** 2 + (1 - alpha) * (1 - target) * prob**2).mean()
+"""
+
+
+def test_an_own_loss_is_trained_at_each_of_its_alphas(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "LOSSES", dict(training.LOSSES))
+    file = tmp_path / "square.py"
+    file.write_text(OWN)
+    own = experiment.own_runs(*training.add_loss(file))
+    assert [(r.name, r.loss, r.alpha) for r in own] == [
+        ("square-0.9-s0", "square", 0.9),
+        ("square-0.1-s0", "square", 0.1),
+    ]
+    start = DeepMedic(preset("smoke", prior="none")).eval()
+    done = experiments(cohort, tmp_path / "runs", start=start)
+    experiment.main(["own"], done, own=own)
+    assert not (tmp_path / "runs" / "trunk").exists()  # what was given took its place
+    histories = [pd.read_csv(tmp_path / "runs" / r.name / "history.csv") for r in own]
+    assert all({"square", "loss"} <= set(h.columns) for h in histories)
+    prob, target = torch.full((1, 1, 1, 2), 0.5), torch.tensor([[[[1.0, 0.0]]]])
+    config = dataclasses.replace(experiment.config_of(own[0]))
+    assert float(training.cost(prob, target, config)["loss"]) == pytest.approx((0.9 * 0.25 + 0.1 * 0.25) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [("jvss.py", OWN, "that is not bce"), ("my-loss.py", OWN, "letters, digits and _"),
+     ("a.py", "x = 1", "expected a function `loss`"), ("b.py", OWN.replace("0.1)", "2)"), "ALPHAS from 0 to 1"),
+     ("c.py", OWN.replace(".mean()", ""), "expected a finite scalar"),
+     ("d.py", "def loss(prob, target, *, alpha):\n    return (prob * target).sum() / target.sum()", "without a lesion")],
+)  # fmt: skip
+def test_a_loss_that_cannot_be_trained_is_refused_in_words(tmp_path, name, text, said):
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(InputError, match=said):
+        training.add_loss(file)
+
+
 def test_a_second_test_set_is_scored_and_collected_under_its_own_name(cohort, tmp_path):
     other = tmp_path / "other"
     config = dataclasses.replace(
