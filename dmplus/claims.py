@@ -441,7 +441,7 @@ def table_of_runs(r: Results) -> pd.DataFrame:
 
 
 def table_of_curves(r: Results) -> pd.DataFrame:
-    """Every scored run (seeds pooled, all visits) along its falling threshold, from the first prediction to its floor.
+    """Every scored run (seeds pooled, all visits) along its falling threshold, down to its floor, and at 0.5.
 
     The threshold of one map moved: its curve stands beside the curve over alpha, where each model stays at 0.5.
     """

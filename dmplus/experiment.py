@@ -417,9 +417,10 @@ def _map(net: DeepMedic, case: Case, machine: Machine) -> np.ndarray:
 def score_cases(
     net: DeepMedic, visits: Sequence[Visit], cases: Sequence[Case], machine: Machine, *, what: str = "scoring"
 ) -> pd.DataFrame:
-    """Rows of all cases (column case first), cut at the lowest level with at most ``MOST`` false positives per volume.
+    """Rows of all cases (column case first), complete at 0.5 and at the levels above all with over ``MOST`` false positives
+    per volume.
 
-    The column floor holds that level: below it the rows say nothing.
+    The column floor holds the lowest of these: below it, but for 0.5, the rows say nothing of false positives.
     """
     shown = Progress(len(visits), what)
     tables = []
@@ -429,13 +430,11 @@ def score_cases(
         tables.append(rows)
         shown.step()
     rows = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
-    floor = 0
-    while floor < len(scoring.LEVELS) - 1 and scoring.counts(rows, floor)[2] > MOST * len(visits):
-        floor += 1
-    rows = rows[(rows["kind"] == "lesion") | (rows["top"] >= floor)].reset_index(drop=True)
-    false = rows["kind"] == "fp"
-    rows.loc[false, "bottom"] = rows.loc[false, "bottom"].clip(lower=floor)
-    return rows.assign(floor=floor)
+    many = [k for k in range(len(scoring.LEVELS)) if scoring.counts(rows, k)[2] > MOST * len(visits)]
+    floor = min(many[-1] + 1, len(scoring.LEVELS) - 1) if many else 0  # below, blobs merge and may be few again
+    at_half = (rows["bottom"] <= scoring.HALF) & (scoring.HALF <= rows["top"])
+    kept = (rows["kind"] == "lesion") | (rows["top"] >= floor) | at_half
+    return rows[kept].reset_index(drop=True).assign(floor=floor)
 
 
 def _csv(table: pd.DataFrame, path: Path) -> None:

@@ -106,8 +106,8 @@ class Results:
         """(patients, levels, 5): found, missed, false, volumes, and the Dice sum of what is found at 0.5 (there alone).
 
         prior: only visits that have an earlier scan (True) or none (False); patients without such a visit count 0.
-        Sizes select lesions by their own volume and false positives by theirs at 0.5. Levels below the floor of the run's
-        rows are NaN. Raises ``InputError`` for a run that was not scored there.
+        Sizes select lesions by their own volume and false positives by theirs at 0.5. False positives at levels below the
+        floor of the run's rows are NaN, but for 0.5. Raises ``InputError`` for a run that was not scored there.
         """
         rows, place, patients = self._chosen(name, split, second, prior)
         if least_mm3 > 0 or most_mm3 < np.inf:
@@ -127,7 +127,9 @@ class Results:
         out[:, HALF, DICE] = np.bincount(of[lesion], dice[lesion], minlength=patients)
         of_run = (self.runs["run"] == name) & (self.runs["split"] == split)
         scored = self.runs[of_run & (self.runs["second_image"] == self._second(name, second))]
-        out[:, : int(scored["floor"].iloc[0]), FALSE] = np.nan
+        unknown = np.arange(len(LEVELS)) < int(scored["floor"].iloc[0])
+        unknown[HALF] = False
+        out[:, unknown, FALSE] = np.nan
         return out
 
     def _chosen(

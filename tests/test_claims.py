@@ -84,6 +84,16 @@ def test_counts_are_those_of_the_rows_at_every_level(folder):
     )
 
 
+def test_below_the_floor_only_half_is_known(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    pd.read_csv(folder / "runs.csv").assign(floor=30).to_csv(tmp_path / "runs.csv", index=False)
+    false = Results(tmp_path).counts("bce-s0")[..., FALSE]
+    known = Results(folder).counts("bce-s0")[..., FALSE]
+    assert np.isnan(false[:, [15, 17, 29]]).all()
+    assert np.array_equal(false[:, [scoring.HALF, 30, 40]], known[:, [scoring.HALF, 30, 40]])
+
+
 def test_a_paired_comparison_of_a_model_with_itself_has_no_width(folder):
     group = Results(folder).group(["bce-s0"])
     same = results.compare(results.sensitivity, group, group)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import ndimage
 
 from dmplus import experiment, network, scoring, synthetic, training
 from dmplus.experiment import Experiments, Run
@@ -139,6 +140,26 @@ def test_a_run_trained_with_another_second_image_is_scored_on_every_visit(cohort
     rows = pd.read_csv(tmp_path / "out" / "rows.csv.gz")
     assert {c.prior is None for c in of_test} == {True, False}
     assert set(rows[rows.kind == "lesion"]["case"]) == {c.name for c in of_test if c.label.any()}
+
+
+def test_false_positives_at_half_are_all_there_where_the_rows_are_cut_above_it(cohort, monkeypatch):
+    visits = experiment.read_visits(cohort, "test")
+    draw = np.random.default_rng(0)
+    maps = {v.case.name: ndimage.gaussian_filter(draw.random(v.case.shape), 1.5) for v in visits}
+    maps = {k: ((m - m.min()) / np.ptp(m)).astype(np.float32) * 0.95 for k, m in maps.items()}
+    monkeypatch.setattr(experiment, "_map", lambda net, case, machine: maps[case.name])
+    monkeypatch.setattr(experiment, "MOST", 3.0)
+    rows = experiment.score_cases(None, visits, [v.case for v in visits], CPU, what="noise")
+    floor = int(rows["floor"].iloc[0])
+    assert floor > scoring.HALF + 1
+    counted = [
+        sum(match_lesions(v.case.label, maps[v.case.name] >= scoring.LEVELS[k]).fp for v in visits)
+        for k in range(scoring.HALF, floor + 3)
+    ]
+    assert counted[0] > 3 * len(visits) >= counted[floor - scoring.HALF]
+    known = [scoring.counts(rows, k)[2] for k in range(scoring.HALF, floor + 3)]
+    assert known[0] == counted[0] and known[-3:] == counted[-3:]
+    assert known != counted  # between them the rows are cut, as the floor says
 
 
 OWN = """
