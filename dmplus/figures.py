@@ -387,6 +387,37 @@ def _lesion_page(case: Case, triage: Triage, *, planes: tuple[str, ...], most: i
     return figure
 
 
+def lesion_board(case: Case, triage: Triage, lesion: int, *, edge_mm: float = _CROP_MM, panel: float = 2.1) -> Figure:
+    """One lesion large, in three planes, the earlier scan below it: what a reviewer looks at.
+
+    edge_mm: edge of the square around it. panel: inches. Raises ``InputError`` for a number that is no lesion's.
+    """
+    if lesion not in set(triage.lesions["lesion"]):
+        raise InputError(f"lesion board: expected a lesion from 1 to {len(triage.lesions)}; got {lesion}; choose one")
+    tier = triage.lesions.set_index("lesion").loc[lesion, "tier"]
+    volumes = [("now", case.image)] + ([] if case.prior is None else [("earlier", case.prior)])
+    half = np.maximum(np.round(edge_mm / 2 / np.array(case.spacing)).astype(int), 1)
+    centre = _voxel_in_lesion(triage, lesion)
+    figure, axes = new_figure(3 * panel, len(volumes) * (panel + 0.22), rows=len(volumes), columns=3)
+    with style():
+        for row, (when, volume) in zip(axes, volumes, strict=True):
+            low, high = window(volume, case.mask)
+            for a, plane in zip(row, PLANES, strict=True):
+                middle = int(half[AXIS[plane]])
+                shown = plane_of(_crop(volume, centre, half), plane, middle)
+                a.imshow(shown, cmap="gray", vmin=low, vmax=high, interpolation="bilinear")
+                a.set_axis_off()
+                a.set_title(f"{plane}, {when}", fontsize=9, fontweight="normal")
+                draw_sides(a, plane)
+                if when == "now":
+                    others = _crop((triage.labels > 0) & (triage.labels != lesion), centre, half)
+                    _outline(a, plane_of(others, plane, middle), OTHER_LINE, width=0.9)
+                    _outline(a, plane_of(_crop(triage.labels == lesion, centre, half), plane, middle), TIER_LINES[tier])
+                elif triage.earlier is not None:
+                    _outline(a, plane_of(_crop(triage.earlier > 0, centre, half), plane, middle), EARLIER_LINE)
+    return figure
+
+
 def _heading(axes: Axes, case: Case, triage: Triage, width: float) -> None:
     axes.text(0.2, 0.16, headline(triage), fontsize=14, fontweight="bold", va="top")
     axes.text(0.2, 0.46, f"{case.name}. {_changes(case, triage)}", fontsize=9.5, va="top", color="#333333")

@@ -75,6 +75,7 @@ class Viewer:
         self.case, self.triage, self.height = case, triage, height
         self.plane, self.panel = "axial", "overlay"
         self.index = figures.best_slice(triage.union)
+        self.marks: list[tuple[int, int, int]] = []  #: voxels drawn as crosses, on their slice and the two beside it
 
     @property
     def panels(self) -> tuple[str, ...]:
@@ -94,6 +95,11 @@ class Viewer:
         figure = Figure(figsize=(columns / rows * self.height / 100, self.height / 100), facecolor="white")
         axes = figure.add_axes((0, 0, 1, 1))
         figures.draw_panel(axes, self.case, self.triage, self.panel, plane=self.plane, index=self.index)
+        axis = figures.AXIS[self.plane]
+        first, second = (a for a in range(3) if a != axis)
+        for mark in (m for m in self.marks if abs(m[axis] - self.index) <= 1):
+            at = self.case.shape[first] - 1 - mark[first], self.case.shape[second] - 1 - mark[second]
+            axes.plot(*at, marker="+", color="#F0E442", markersize=14, markeredgewidth=2)
         axes.set_aspect("auto")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=100)

@@ -1,0 +1,355 @@
+"""A person and the triage: a review board whose decisions are kept, and a reading test against the models.
+
+:class:`Review` goes through the candidates of one scan, one by one. :class:`Reading` lets a person mark metastases
+without help and then with the triage in view, and scores both passes by the metrics that score the models. What either
+keeps lies in one CSV, written whole after every decision: close the notebook, open it again, go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from dmplus import figures
+from dmplus.matching import match_lesions
+from dmplus.runtime import InputError, replacing
+from dmplus.triage import CONFIRMED, Triage
+from dmplus.volume import Case
+from dmplus.widgets import Viewer, _picture_class
+
+if TYPE_CHECKING:
+    import ipywidgets
+
+DECISIONS = ("accept", "reject", "later")
+MARK_MM = 2.0  #: a mark stands for a ball of this radius
+
+
+# ------------------------------------------------------------------------------------------- the board
+class Review:
+    """The lesions of one scan that a person is to decide on, in the order of their peak probability.
+
+    path: CSV with one row per lesion: case, lesion, tier, volume_mm3, x_mm, y_mm, z_mm, peak_probability, decision ("" if
+    open), seconds. A file that is there is gone on with; one of another triage is refused (``InputError``), since its
+    decisions are on other lesions. tiers: which lesions are shown; the other tier is taken as it stands.
+    """
+
+    def __init__(self, case: Case, triage: Triage, path: str | Path, *, tiers: Sequence[str] = ("candidate",)) -> None:
+        self.case, self.triage, self.path = case, triage, Path(path)
+        shown = triage.lesions[triage.lesions["tier"].isin(tiers)]
+        shown = shown.sort_values("peak_probability", ascending=False, kind="stable")
+        facts = ["lesion", "tier", "volume_mm3", "x_mm", "y_mm", "z_mm", "peak_probability"]
+        self.table = shown[facts].round({"volume_mm3": 1, "x_mm": 1, "y_mm": 1, "z_mm": 1, "peak_probability": 4})
+        self.table = self.table.reset_index(drop=True).assign(decision="", seconds=0.0)
+        self.table.insert(0, "case", case.name)
+        if self.path.is_file():
+            self._resume()
+        self.position = self._next_open(-1)
+        self._since = time.monotonic()
+
+    def _resume(self) -> None:
+        kept = pd.read_csv(self.path, keep_default_na=False)
+        keys = ["case", "lesion", "tier", "volume_mm3"]
+        if list(kept.columns) != list(self.table.columns) or not kept[keys].equals(
+            self.table[keys].astype(kept[keys].dtypes)
+        ):
+            raise InputError(
+                f"review {self.path.name}: expected decisions on the {len(self.table)} lesions of {self.case.name} as they "
+                "are triaged now; got those of another triage; move that file away or give another path"
+            )
+        self.table = kept.astype({"seconds": float})
+
+    def _next_open(self, position: int) -> int:
+        """The next lesion without a decision after ``position``, then those put off; the number of lesions if none."""
+        for wanted in ("", "later"):
+            still = np.flatnonzero(self.table["decision"] == wanted)
+            after = still[still > position]
+            if len(still):
+                return int(after[0] if len(after) else still[0])
+        return len(self.table)
+
+    @property
+    def done(self) -> bool:
+        """Whether every lesion is accepted or rejected."""
+        return bool(self.table["decision"].isin(["accept", "reject"]).all())
+
+    def decide(self, decision: str) -> None:
+        """Decide on the lesion in view, save, and go to the next one that is open."""
+        if decision not in DECISIONS:
+            raise InputError(f"review: expected {', '.join(DECISIONS)}; got {decision!r}; choose one of those")
+        if self.position >= len(self.table):
+            raise InputError("review: expected a lesion in view; every one is decided; go back to change one")
+        now = time.monotonic()
+        self.table.loc[self.position, "decision"] = decision
+        self.table.loc[self.position, "seconds"] = round(
+            float(self.table.loc[self.position, "seconds"]) + now - self._since, 1
+        )
+        self._since = now
+        with replacing(self.path) as part:
+            self.table.to_csv(part, index=False, lineterminator="\n")
+        self.position = self._next_open(self.position)
+
+    def go(self, step: int) -> None:
+        """Look at the next (+1) or the previous (−1) lesion without deciding."""
+        self.position = int(np.clip(self.position + step, 0, max(len(self.table) - 1, 0)))
+
+    def mask(self) -> np.ndarray:
+        """(X, Y, Z) bool: every lesion that stands after review: not rejected, and accepted if it was to be reviewed.
+
+        A lesion that is still open or put off does not stand.
+        """
+        decided = self.table.set_index("lesion")["decision"]
+        stands = [n for n in self.triage.lesions["lesion"] if n not in decided.index or decided[n] == "accept"]
+        return np.isin(self.triage.labels, stands) & (self.triage.labels > 0)
+
+    def describe(self) -> str:
+        """The lesion in view and how far the review is, in words."""
+        counts = self.table["decision"].value_counts()
+        far = ", ".join(
+            f"{counts.get(d, 0)} {w}" for d, w in zip(DECISIONS, ("accepted", "rejected", "put off"), strict=True)
+        )
+        left = len(self.table) - counts.get("accept", 0) - counts.get("reject", 0)
+        if self.position >= len(self.table):
+            return f"{self.case.name}: nothing left to decide ({far})"
+        row = self.table.loc[self.position]
+        facts = self.triage.lesions.set_index("lesion").loc[row["lesion"]]
+        change = figures.change_words(facts["change"], facts["volume_ratio"], facts["prior_volume_mm3"])
+        return (
+            f"{self.case.name}, lesion {row['lesion']} ({row['tier']}): {figures.volume_words(row['volume_mm3'])}, "
+            f"{figures.place_words(row['x_mm'], row['y_mm'], row['z_mm'])}, peak {row['peak_probability']:.2f}, {change}; "
+            f"{left} to decide ({far})"
+        )
+
+    def render(self) -> bytes:
+        """The lesion in view as PNG: three planes, the earlier scan below."""
+        if self.position < len(self.table):
+            lesion = int(self.table.loc[self.position, "lesion"])
+            return figures.png(figures.lesion_board(self.case, self.triage, lesion))
+        panels = ("current", "overlay")
+        index = figures.best_slice(self.triage.union)
+        return figures.png(figures.slices(self.case, self.triage, panels=panels, index=index, title="All decided"))
+
+    def widget(self) -> ipywidgets.VBox:
+        """Buttons, picture and words. Their callbacks call the methods above and nothing else."""
+        import ipywidgets
+
+        picture = _picture_class()(png=self.render(), alt=self.describe())
+        words = ipywidgets.Label(self.describe())
+        buttons = {d: ipywidgets.Button(description=d.capitalize()) for d in DECISIONS}
+        moves = {-1: ipywidgets.Button(description="Previous"), 1: ipywidgets.Button(description="Next")}
+
+        def refresh() -> None:
+            for button in buttons.values():
+                button.disabled = self.position >= len(self.table)
+            picture.alt = words.value = self.describe()
+            picture.png = self.render()
+
+        def deciding(decision: str) -> Any:
+            def act(_: Any) -> None:
+                self.decide(decision)
+                refresh()
+
+            return act
+
+        def moving(step: int) -> Any:
+            def act(_: Any) -> None:
+                self.go(step)
+                refresh()
+
+            return act
+
+        for decision, button in buttons.items():
+            button.on_click(deciding(decision))
+        for step, button in moves.items():
+            button.on_click(moving(step))
+        refresh()
+        self.controls = {**buttons, "previous": moves[-1], "next": moves[1], "picture": picture, "words": words}
+        return ipywidgets.VBox([ipywidgets.HBox([*buttons.values(), *moves.values()]), words, picture])
+
+
+# ------------------------------------------------------------------------------------------- you against the model
+class Reading:
+    """A person marks metastases in two passes: the scan alone, then with the triage outlined; both are scored.
+
+    path: CSV with the columns pass, kind ("begin", "mark"), x, y, z (voxels), seconds since the pass began; gone on with if
+    it is there. The case needs its label (``InputError``), which is never shown before :meth:`score`.
+    """
+
+    PASSES = ("alone", "with triage")
+
+    def __init__(self, case: Case, triage: Triage, path: str | Path) -> None:
+        if case.label is None:
+            raise InputError(f"reading: expected a case with its reference; {case.name} has no label; take another")
+        self.case, self.triage, self.path = case, triage, Path(path)
+        self.view = Viewer(case, triage)
+        self.view.panel = "current"
+        self.view.index = case.shape[2] // 2
+        self.rows = [(1, "begin", -1, -1, -1, 0.0)]
+        if self.path.is_file():
+            self._resume()
+        self._since = time.monotonic() - self.rows[-1][5]
+        self._show()
+
+    def _resume(self) -> None:
+        kept = pd.read_csv(self.path)
+        inside = all(
+            kept.loc[kept["kind"] == "mark", c].between(0, n - 1).all() for c, n in zip("xyz", self.case.shape, strict=True)
+        ) if list(kept.columns) == list(_READING) else False  # fmt: skip
+        if not inside or not kept["pass"].isin([1, 2]).all() or not len(kept):
+            raise InputError(
+                f"reading {self.path.name}: expected the marks of an earlier reading of {self.case.name}; got another file; "
+                "move it away or give another path"
+            )
+        self.rows = [tuple(row) for row in kept.itertuples(index=False)]
+
+    @property
+    def current(self) -> int:
+        """The pass that is read now, 1 or 2."""
+        return int(self.rows[-1][0])
+
+    def marks(self, number: int | None = None) -> list[tuple[int, int, int]]:
+        """Voxels marked in a pass, the current one by default."""
+        number = number or self.current
+        return [(int(x), int(y), int(z)) for n, kind, x, y, z, _ in self.rows if n == number and kind == "mark"]
+
+    def click(self, right: float, down: float) -> str:
+        """Mark what is at a place of the picture, or take a mark there away (within 3 voxels); says which."""
+        voxel = self.view.voxel(right, down)
+        near = [m for m in self.marks() if max(abs(a - b) for a, b in zip(m, voxel, strict=True)) <= 3]
+        if near:
+            self.rows = [r for r in self.rows if not (r[0] == self.current and r[1] == "mark" and r[2:5] in near)]
+        else:
+            self.mark(voxel)
+        self._save()
+        return f"{'taken away' if near else 'marked'} at voxel {voxel}: {self.describe()}"
+
+    def mark(self, voxel: tuple[int, int, int]) -> None:
+        """Mark a voxel in the current pass."""
+        self.rows.append((self.current, "mark", *(int(v) for v in voxel), round(time.monotonic() - self._since, 1)))
+        self._save()
+
+    def next_pass(self) -> None:
+        """Go on to the second pass: the triage is outlined, and the marks of the first are there to be changed."""
+        if self.current == 2:
+            raise InputError("reading: expected the first pass; the second is under way; call score")
+        first = self.marks()
+        self._since = time.monotonic()
+        self.rows.append((2, "begin", -1, -1, -1, 0.0))
+        self.rows += [(2, "mark", *m, 0.0) for m in first]
+        self._save()
+
+    def _save(self) -> None:
+        with replacing(self.path) as part:
+            pd.DataFrame(self.rows, columns=list(_READING)).to_csv(part, index=False, lineterminator="\n")
+        self._show()
+
+    def _show(self) -> None:
+        self.view.marks = self.marks()
+        self.view.panel = "current" if self.current == 1 else "overlay"
+
+    def mask(self, number: int) -> np.ndarray:
+        """(X, Y, Z) bool: balls of ``MARK_MM`` around the marks of a pass."""
+        points = np.ones(self.case.shape, bool)
+        for voxel in self.marks(number):
+            points[voxel] = False
+        if points.all():
+            return ~points
+        return ndimage.distance_transform_edt(points, sampling=self.case.spacing) <= MARK_MM
+
+    def score(self) -> pd.DataFrame:
+        """Who found what: a row per pass that was read, and for the models' confirmed lesions, and all they mark.
+
+        Columns: who, marks, found, missed, false, sensitivity, precision (of the marks), by the any-overlap rule.
+        """
+        answers = [(f"you, {name}", self.mask(n)) for n, name in enumerate(self.PASSES, 1) if n <= self.current]
+        answers += [("models, confirmed", self.triage.tiers == CONFIRMED), ("models, all", self.triage.union)]
+        lines = []
+        for who, mask in answers:
+            found = match_lesions(self.case.label > 0, mask, spacing=self.case.spacing)  # type: ignore[operator]
+            lines.append(
+                (who, found.tp_pred + found.fp, found.tp_ref, found.fn, found.fp, found.sensitivity, found.precision)
+            )
+        return pd.DataFrame(lines, columns=["who", "marks", "found", "missed", "false", "sensitivity", "precision"])
+
+    def describe(self) -> str:
+        """The pass and the number of marks in words."""
+        marks = figures.count_words(len(self.marks()), "mark", "marks")
+        return f"{self.case.name}, pass {self.current} ({self.PASSES[self.current - 1]}): {marks}"
+
+    def widget(self) -> ipywidgets.VBox:
+        """Slice, picture, buttons and words. Their callbacks call the methods above and nothing else."""
+        import ipywidgets
+
+        slider = ipywidgets.IntSlider(
+            self.view.index, 0, self.view.slices - 1, description="Slice", layout={"width": "520px"}
+        )
+        picture = _picture_class()(png=self.view.render(), alt=self.describe())
+        words = ipywidgets.Label("Click on what you take for a metastasis; click again to take the mark away.")
+        further = ipywidgets.Button(description="Show the triage", disabled=self.current == 2)
+        ask = ipywidgets.Button(description="Score me")
+        answer = ipywidgets.HTML()
+
+        def refresh() -> None:
+            picture.alt = self.describe()
+            picture.png = self.view.render()
+
+        def on_slice(change: Any) -> None:
+            self.view.index = change["new"]
+            refresh()
+
+        def on_click(change: Any) -> None:
+            if change["new"]:
+                words.value = self.click(*change["new"])
+                refresh()
+
+        def on_further(_: Any) -> None:
+            self.next_pass()
+            further.disabled = True
+            words.value = self.describe()
+            refresh()
+
+        def on_score(_: Any) -> None:
+            answer.value = self.score().round(2).to_html(index=False)
+
+        slider.observe(on_slice, "value")
+        picture.observe(on_click, "click")
+        further.on_click(on_further)
+        ask.on_click(on_score)
+        self.controls = {
+            "slice": slider, "picture": picture, "words": words, "further": further, "score": ask, "answer": answer,
+        }  # fmt: skip
+        return ipywidgets.VBox([slider, picture, words, ipywidgets.HBox([further, ask]), answer])
+
+
+_READING = ("pass", "kind", "x", "y", "z", "seconds")
+
+
+def bright_reader(case: Case, n: int, *, sigma_mm: float = 1.5, depth_mm: float = 4.0) -> list[tuple[int, int, int]]:
+    """Marks of a made-up reader who knows nothing but "metastases are bright": the ``n`` brightest blobs.
+
+    The voxels of the largest peaks of the smoothed scan, at least ``depth_mm`` inside the brain (the vessels of its surface
+    are too easy to tell) and 6 mm apart; fewer if there are no more.
+    """
+    sigma = [sigma_mm / s for s in case.spacing]
+    smooth = ndimage.gaussian_filter(case.image.astype(np.float32), sigma)
+    inside = ndimage.distance_transform_edt(case.mask, sampling=case.spacing) >= depth_mm
+    size = [int(np.ceil(6 / s)) | 1 for s in case.spacing]
+    peaks = (smooth == ndimage.maximum_filter(smooth, size)) & inside
+    where = np.argwhere(peaks)
+    order = np.argsort(-smooth[tuple(where.T)], kind="stable")[:n]
+    return [(int(x), int(y), int(z)) for x, y, z in where[order]]
+
+
+def perfect_review(review: Review) -> None:
+    """Decide as somebody would who knows the reference: accept what touches it. For a static picture of the board."""
+    label = review.case.label
+    if label is None:
+        raise InputError(f"review: expected a case with its reference; {review.case.name} has no label; take another")
+    while not review.done:
+        lesion = int(review.table.loc[review.position, "lesion"])
+        review.decide("accept" if (label[review.triage.labels == lesion] > 0).any() else "reject")

@@ -1,0 +1,174 @@
+"""A review that is kept and resumed, and a reading that is scored like a model."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from test_figures import scene
+
+from dmplus import figures
+from dmplus.review import Reading, Review, bright_reader, perfect_review
+from dmplus.runtime import InputError
+
+CENTRES = [(10, 12, 14), (20, 30, 10), (5, 30, 18), (22, 8, 6)]  # the first is confirmed, three are candidates
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def test_a_review_is_kept_and_goes_on_where_it_stopped(tmp_path):
+    case, found = scene(CENTRES)
+    path = tmp_path / "decisions.csv"
+    first = Review(case, found, path)
+    assert list(first.table["tier"]) == ["candidate"] * 3 and not path.exists()
+    lesions = list(first.table["lesion"])
+    first.decide("accept")
+    first.decide("later")
+    again = Review(case, found, path)
+    assert list(again.table["decision"]) == ["accept", "later", ""] and again.position == 2
+    again.decide("reject")
+    assert again.position == 1 and not again.done  # what was put off comes back
+    again.decide("reject")
+    assert again.done and again.position == 3 and "nothing left" in again.describe()
+    kept = pd.read_csv(path)
+    assert list(kept["decision"]) == ["accept", "reject", "reject"] and (kept["seconds"] >= 0).all()
+    stands = {int(n) for n in np.unique(found.labels[again.mask()])}
+    confirmed = set(found.lesions.loc[found.lesions["tier"] == "confirmed", "lesion"])
+    assert stands == confirmed | {lesions[0]}
+    with pytest.raises(InputError, match="every one is decided"):
+        again.decide("accept")
+    again.go(-1)
+    again.decide("accept")  # a decision can be changed
+    assert list(pd.read_csv(path)["decision"]) == ["accept", "reject", "accept"]
+
+
+def test_decisions_on_other_lesions_are_refused(tmp_path):
+    case, found = scene(CENTRES)
+    Review(case, found, tmp_path / "a.csv").decide("accept")
+    other, moved = scene(CENTRES[:3])
+    with pytest.raises(InputError, match="got those of another triage"):
+        Review(other, moved, tmp_path / "a.csv")
+    with pytest.raises(InputError, match="got those of another triage"):
+        Review(dataclasses.replace(case, name="somebody else"), found, tmp_path / "a.csv")
+    with pytest.raises(InputError, match="expected accept, reject, later"):
+        Review(case, found, tmp_path / "b.csv").decide("yes")
+
+
+def test_a_review_of_nothing_says_so(tmp_path):
+    case, found = scene(CENTRES[:1])  # one confirmed lesion, no candidate
+    review = Review(case, found, tmp_path / "a.csv")
+    assert review.done and review.mask().sum() == (found.labels == 1).sum() and len(review.render()) > 1000
+
+
+def test_a_reviewer_who_knows_the_reference_removes_what_is_false(tmp_path):
+    case, found = scene(CENTRES)
+    case = dataclasses.replace(case, label=case.label * (found.labels != 3))
+    review = Review(case, found, tmp_path / "a.csv")
+    perfect_review(review)
+    assert not review.mask()[found.labels == 3].any() and review.mask()[found.labels == 2].all()
+
+
+def test_every_button_of_the_board_answers_in_words_and_picture(tmp_path):
+    case, found = scene(CENTRES)
+    review = Review(case, found, tmp_path / "a.csv")
+    review.widget()
+    c = review.controls
+    seen = [c["picture"].png]
+    words = [c["words"].value]
+    for name in ("next", "previous", "accept", "later", "reject"):
+        c[name].click()
+        seen.append(c["picture"].png)
+        words.append(c["words"].value)
+    assert seen[1] != seen[0] and seen[2] == seen[0] and seen[3] != seen[2] and len(set(words)) == 5
+    c["reject"].click()
+    assert all(c[d].disabled for d in ("accept", "reject", "later")) and "nothing left" in c["words"].value
+    assert list(pd.read_csv(tmp_path / "a.csv")["decision"]) == ["accept", "reject", "reject"]
+
+
+def test_a_lesion_is_drawn_in_three_planes_now_and_earlier():
+    case, found = scene(CENTRES)
+    figure = figures.lesion_board(case, found, 2)
+    titles = [a.get_title(loc="left") for a in figure.axes]
+    assert titles == [f"{p}, {w}" for w in ("now", "earlier") for p in figures.PLANES]
+    alone, _ = scene(CENTRES, prior=False)
+    assert len(figures.lesion_board(alone, found, 2).axes) == 3
+    with pytest.raises(InputError, match="expected a lesion from 1 to 4"):
+        figures.lesion_board(case, found, 5)
+
+
+def place(view, voxel):
+    """Where in the picture a voxel of the shown axial slice is, as fractions."""
+    marked = np.zeros(view.case.shape)
+    marked[voxel] = 1
+    ((row, column),) = np.argwhere(figures.plane_of(marked, "axial", voxel[2]))
+    return (column + 0.5) / view.case.shape[0], (row + 0.5) / view.case.shape[1]
+
+
+def test_marks_are_scored_by_the_metrics_of_the_models(tmp_path):
+    """By hand: one of four metastases marked, one mark beside; with the triage a second one found, the false one gone."""
+    case, found = scene(CENTRES)
+    reading = Reading(case, found, tmp_path / "marks.csv")
+    wrong = (15, 20, 14)
+    for voxel in (CENTRES[0], wrong):
+        reading.view.index = voxel[2]
+        assert reading.click(*place(reading.view, voxel)).startswith(f"marked at voxel {voxel}")
+    assert reading.view.panel == "current"
+    reading.next_pass()
+    assert reading.view.panel == "overlay" and reading.marks() == [CENTRES[0], wrong]
+    assert reading.click(*place(reading.view, wrong)).startswith("taken away")
+    reading.mark(CENTRES[1])
+    again = Reading(case, found, tmp_path / "marks.csv")
+    assert again.current == 2 and again.marks(1) == [CENTRES[0], wrong] and again.marks() == list(CENTRES[:2])
+    table = again.score().set_index("who")
+    assert table.loc["you, alone", ["found", "missed", "false"]].tolist() == [1, 3, 1]
+    assert table.loc["you, with triage", ["found", "missed", "false"]].tolist() == [2, 2, 0]
+    assert table.loc["models, confirmed", ["found", "missed", "false"]].tolist() == [1, 3, 0]
+    assert table.loc["models, all", ["found", "missed", "false", "precision"]].tolist() == [4, 0, 0, 1.0]
+    assert table.loc["you, alone", "precision"] == 0.5
+    with pytest.raises(InputError, match="the second is under way"):
+        again.next_pass()
+
+
+def test_a_reading_without_marks_a_case_without_reference_and_a_wrong_file(tmp_path):
+    case, found = scene(CENTRES)
+    reading = Reading(case, found, tmp_path / "a.csv")
+    line = reading.score().set_index("who").loc["you, alone"]
+    assert (line["found"], line["false"], line["marks"]) == (0, 0, 0)
+    with pytest.raises(InputError, match="has no label"):
+        Reading(dataclasses.replace(case, label=None), found, tmp_path / "b.csv")
+    reading.mark((29, 39, 23))
+    small, other = scene([(5, 5, 5)])
+    Reading(small, other, tmp_path / "a.csv")  # fits
+    (tmp_path / "c.csv").write_text("pass,kind,x,y,z,seconds\n1,begin,-1,-1,-1,0\n1,mark,99,0,0,1\n")
+    with pytest.raises(InputError, match="expected the marks of an earlier reading"):
+        Reading(case, found, tmp_path / "c.csv")
+
+
+def test_every_control_of_the_reading_answers(tmp_path):
+    case, found = scene(CENTRES)
+    reading = Reading(case, found, tmp_path / "a.csv")
+    reading.widget()
+    c = reading.controls
+    pictures = []
+    for index in (0, case.shape[2] - 1, CENTRES[0][2]):
+        c["slice"].value = index
+        pictures.append(pixels(c["picture"].png))
+    c["picture"].click = list(place(reading.view, CENTRES[0]))
+    assert c["words"].value.startswith("marked") and (pixels(c["picture"].png) != pictures[-1]).any()
+    before = pixels(c["picture"].png)
+    c["further"].click()
+    assert c["further"].disabled and (pixels(c["picture"].png) != before).any()
+    c["score"].click()
+    assert "you, with triage" in c["answer"].value and "models, all" in c["answer"].value
+
+
+def test_the_bright_reader_marks_bright_places_inside_the_brain_and_apart():
+    case, _ = scene(CENTRES)
+    marks = bright_reader(case, 3)
+    assert len(marks) == 3 and len(set(marks)) == 3
+    assert all(min(max(abs(a - b) for a, b in zip(m, c, strict=True)) for c in CENTRES) <= 2 for m in marks)
+    assert bright_reader(case, 3) == marks
