@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from dmplus.runtime import InputError, replacing
 from dmplus.triage import Triage
@@ -521,6 +522,74 @@ def _empty_page(case: Case, triage: Triage) -> Figure:
     axes.text(0.2, height - 0.2, _NOTE, fontsize=9, color="#333333", va="bottom")
     _freeze(axes, width, height)
     return figure
+
+
+# ------------------------------------------------------------------------------------------------- in three dimensions
+VIEWS = {"from the front": (200.0, 12.0), "from above, face down": (180.0, 90.0)}  #: azimuth, elevation, degrees
+TIER_SIGNS = {"confirmed": "✓", "candidate": "?", "untiered": ""}
+
+
+def surface(case: Case, triage: Triage, *, views: Mapping[str, tuple[float, float]] | None = None) -> Figure:
+    """The brain as glass with its lesions in it, coloured by tier and numbered (✓ confirmed, ? candidate), from several sides.
+
+    views: title → (azimuth, elevation) in degrees; (180, 0) looks at the face, (180, 90) from above with the face down,
+    (270, 0) at the patient's left. Every lesion is drawn over the brain, the nearest in front; each is grown by a voxel, or
+    the small ones could not be seen.
+    """
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Patch
+
+    views = views or VIEWS
+    figure, axes = new_figure(3.3 * len(views), 3.7, columns=len(views))
+    glass = ndimage.gaussian_filter(case.mask.astype(np.float32), 1.5)
+    grown = ndimage.grey_dilation(triage.labels, footprint=ndimage.generate_binary_structure(3, 1))
+    tier = dict(zip(triage.lesions["lesion"], triage.lesions["tier"], strict=True))
+    for axis, (title, (azimuth, elevation)) in zip(axes[0], views.items(), strict=True):
+        turn, size = _camera(azimuth, elevation), int(np.ceil(np.linalg.norm(case.shape)))
+        centre = (np.array(case.shape) - 1) / 2
+        offset = centre - turn @ np.full(3, (size - 1) / 2)
+
+        brain, labels = (  # axes: down, right, away from the eye
+            ndimage.affine_transform(v, turn, offset, (size,) * 3, order=o) for v, o in ((glass, 1), (grown, 0))
+        )
+        shade = 0.9 - 0.35 * (1 - _lit(brain > 0.5)) * (brain > 0.5).any(2)
+        picture = np.repeat(shade[..., None], 3, 2)
+        picture[~(brain > 0.5).any(2)] = 1
+        hit = labels > 0
+        front = np.take_along_axis(labels, hit.argmax(2)[..., None], 2)[..., 0]
+        light = 0.75 + 0.25 * _lit(hit)
+        for number, name in tier.items():
+            own = front == number
+            picture[own] = np.array(to_rgb(TIER_LINES[name][0])) * light[own][:, None]
+            if own.any():
+                at = np.argwhere(own).mean(0)
+                words = f"{number} {TIER_SIGNS[name]}"
+                axis.annotate(words, at[::-1], (6, 6), textcoords="offset points", fontsize=9)
+        rows, columns = (np.flatnonzero((picture < 1).any((1 - a, 2))) for a in (0, 1))
+        axis.imshow(picture, interpolation="bilinear")
+        axis.set(xlim=(columns[0] - 4, columns[-1] + 12), ylim=(rows[-1] + 4, rows[0] - 8))
+        axis.set_axis_off()
+        axis.set_title(title, loc="left", fontsize=10, fontweight="normal")
+    present = [t for t in TIER_LINES if t in tier.values()]
+    handles = [Patch(color=TIER_LINES[t][0], label=f"{t} {TIER_SIGNS[t]}") for t in present]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+def _camera(azimuth: float, elevation: float) -> np.ndarray:
+    """(3, 3): columns are the steps down, right and away from the eye, in voxels (R, A, S)."""
+    a, e = np.deg2rad([azimuth, elevation])
+    eye = np.array([np.sin(a) * np.cos(e), -np.cos(a) * np.cos(e), np.sin(e)])  # from the middle towards the eye
+    up = np.array([-np.sin(a) * np.sin(e), np.cos(a) * np.sin(e), np.cos(e)])
+    return np.stack([-up, np.cross(up, eye), -eye], 1)
+
+
+def _lit(inside: np.ndarray) -> np.ndarray:
+    """How much the first surface along the last axis faces the eye, 0 to 1: (rows, columns)."""
+    depth = ndimage.gaussian_filter(np.where(inside.any(2), inside.argmax(2), inside.shape[2]).astype(np.float32), 1.0)
+    down, right = np.gradient(depth)
+    return 1 / np.sqrt(1 + down**2 + right**2)
 
 
 def lesion_rows(triage: Triage) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import matplotlib.colors
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from dmplus import figures, widgets
 from dmplus.runtime import InputError
@@ -376,3 +377,33 @@ def test_the_picture_of_the_data_card_says_which_side_is_which(tmp_path: Path, m
     (x0, y0, _), (x1, y1, _) = box.min(0), box.max(0) + 1
     level = visit.case.image[x0:x1, y0:y1, [round(row["z"])]]
     np.testing.assert_array_equal(drawn[4][1], figures.plane_of(level, "axial", 0))  # the right on the left
+
+
+# ------------------------------------------------------------------------------------------------ in three dimensions
+@pytest.mark.parametrize(
+    ("azimuth", "elevation", "down", "right"),
+    [(180, 0, (0, 0, -1), (-1, 0, 0)), (0, 0, (0, 0, -1), (1, 0, 0)), (180, 90, (0, 1, 0), (-1, 0, 0)),
+     (270, 0, (0, 0, -1), (0, -1, 0))],
+)  # fmt: skip
+def test_the_camera_sees_the_patient_from_where_it_stands(azimuth, elevation, down, right) -> None:
+    """Axes R, A, S. At the face the patient's left is on the right; from above with the face down too."""
+    turn = figures._camera(azimuth, elevation)
+    assert np.allclose(turn[:, 0], down, atol=1e-9) and np.allclose(turn[:, 1], right, atol=1e-9)
+    assert np.isclose(abs(np.linalg.det(turn)), 1)
+
+
+def test_lesions_are_seen_through_the_brain_in_the_colour_of_their_tier() -> None:
+    case, found = scene([(10, 12, 14), (20, 30, 10)])
+    case = dataclasses.replace(case, mask=ndimage.binary_erosion(np.ones(SHAPE, bool), iterations=2))
+    figure = figures.surface(case, found, views={"face": (180.0, 0.0)})
+    at = {t.get_text(): t.xy for t in figure.axes[0].texts}
+    assert set(at) == {"1 ✓", "2 ?"}
+    assert at["1 ✓"][0] > at["2 ?"][0]  # x 10 lies further to the patient's left, which is on the right
+    assert at["1 ✓"][1] < at["2 ?"][1]  # z 14 is higher
+    picture = figure.axes[0].images[0].get_array()
+    for sign, tier in (("1 ✓", "confirmed"), ("2 ?", "candidate")):
+        column, row = (round(v) for v in at[sign])
+        colour = np.array(matplotlib.colors.to_rgb(figures.TIER_LINES[tier][0]))
+        assert np.corrcoef(picture[row, column], colour)[0, 1] > 0.999
+    empty, nothing = scene([])
+    assert not figures.surface(empty, nothing).axes[0].texts
