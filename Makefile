@@ -1,5 +1,6 @@
 # make course   install, run every notebook, render each to HTML, print a table of minutes and headlines
 # make test     install, run the tests (notebooks at the smoke profile included)
+# make test-browser  install, run every notebook in JupyterLab in your Chromium or Chrome, move every control
 # make lab      install, open JupyterLab on notebook 00
 # make results  install, compute every table and claim from the committed rows of the experiments
 # make bench    install, time prediction and training on this machine
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 PIP_INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu,)
 READY := $(VENV)/.ready
 
-.PHONY: help course test lab results bench install check clean
+.PHONY: help course test test-browser lab results bench install check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +29,11 @@ course: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+test-browser: $(READY)
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || \
+	  $(BIN)/python -m pip install --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[browser]'
+	DMPLUS_BROWSER=1 $(BIN)/python -m pytest tests/test_browser.py
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb

@@ -139,7 +139,7 @@ class Review:
         import ipywidgets
 
         picture = _picture_class()(png=self.render(), alt=self.describe())
-        words = ipywidgets.Label(self.describe())
+        words = ipywidgets.HTML(self.describe())
         buttons = {d: ipywidgets.Button(description=d.capitalize()) for d in DECISIONS}
         moves = {-1: ipywidgets.Button(description="Previous"), 1: ipywidgets.Button(description="Next")}
 
@@ -289,7 +289,7 @@ class Reading:
             self.view.index, 0, self.view.slices - 1, description="Slice", layout={"width": "520px"}
         )
         picture = _picture_class()(png=self.view.render(), alt=self.describe())
-        words = ipywidgets.Label("Click on what you take for a metastasis; click again to take the mark away.")
+        words = ipywidgets.HTML("Click on what you take for a metastasis; click again to take the mark away.")
         further = ipywidgets.Button(description="Show the triage", disabled=self.current == 2)
         ask = ipywidgets.Button(description="Score me")
         answer = ipywidgets.HTML()

@@ -44,6 +44,10 @@ export default { render };
 """
 
 
+#: Of buttons in a row: wide enough to have their name beside them. Sentences are HTML widgets, because labels do not wrap.
+_WIDE = {"layout": {"width": "560px"}}
+
+
 @functools.cache
 def _picture_class() -> type:
     import anywidget
@@ -147,15 +151,15 @@ class Viewer:
         import ipywidgets
 
         names = {figures.PANELS[p]: p for p in self.panels}
-        panel = ipywidgets.ToggleButtons(options=names, value=self.panel, description="Show")
-        plane = ipywidgets.ToggleButtons(options=figures.PLANES, value=self.plane, description="Plane")
+        panel = ipywidgets.ToggleButtons(options=names, value=self.panel, description="Show", **_WIDE)
+        plane = ipywidgets.ToggleButtons(options=figures.PLANES, value=self.plane, description="Plane", **_WIDE)
         slider = ipywidgets.IntSlider(self.index, 0, self.slices - 1, description="Slice", layout={"width": "520px"})
         numbers = [
             (f"{n} ({t})", n) for n, t in zip(self.triage.lesions["lesion"], self.triage.lesions["tier"], strict=True)
         ]
         jump = ipywidgets.Dropdown(options=[("go to lesion", 0), *numbers], value=0, description="Lesion")
         picture = _picture_class()(png=self.render(), alt=self.describe())
-        words = ipywidgets.Label("Click in the picture to ask what is there.")
+        words = ipywidgets.HTML("Click in the picture to ask what is there.")
 
         def refresh() -> None:
             picture.alt = self.describe()
@@ -244,13 +248,13 @@ class VSSExplorer:
         import ipywidgets
 
         alpha = ipywidgets.SelectionSlider(options=self.ALPHAS, value=self.alpha, description="alpha")
-        form = ipywidgets.ToggleButtons(options=("paper", "released"), value=self.form, description="form")
+        form = ipywidgets.ToggleButtons(options=("paper", "released"), value=self.form, description="form", **_WIDE)
         segment = ipywidgets.Dropdown(
             options=[(name.replace("\n", " "), k) for k, name in enumerate(self.names)], value=0, description="segment"
         )
         loudness = ipywidgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.1, description="times")
         picture = _picture_class()(png=self.render(), alt=self.describe())
-        words = ipywidgets.Label(self.describe())
+        words = ipywidgets.HTML(self.describe())
 
         def refresh(change: Any) -> None:
             self.alpha, self.form = alpha.value, form.value
