@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,6 +115,13 @@ class Session:
     folder: Path  #: everything the notebook writes goes here
     machine: runtime.Machine
     started: float
+
+    def fresh(self, name: str) -> Path:
+        """An empty folder of that name inside the run's folder; what an earlier run left there is removed."""
+        folder = self.folder / name
+        if folder.exists():
+            shutil.rmtree(folder)
+        return folder
 
     def finish(self, *, headline: str, metrics: Mapping[str, Any]) -> None:
         """Write ``results.json`` into the run's folder and print the headline.

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from dmplus import figures, results
+from dmplus import figures, paper, results, scoring, synthetic
 from dmplus.claims import curve_over_alpha
-from dmplus.results import Results, of, pooled
+from dmplus.matching import label_lesions
+from dmplus.notebooks import notebooks_folder
+from dmplus.results import Estimate, Results, of, pooled
 from dmplus.scoring import HALF, LEVELS
+from dmplus.volume import Case
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +30,115 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 SIZES_MM3 = (0.0, 30.0, 100.0, 300.0, 1000.0, np.inf)  #: edges of the size classes of lesions
 
 
+def shipped(profile: str = "quick", *, project: bool = False) -> Results:
+    """The rows that are committed with the course, on request with those of the solved project of notebook 02.
+
+    ``InputError`` outside a checkout.
+    """
+    folder = notebooks_folder()
+    rows = folder / "results" / "experiments" / profile
+    return Results(folder / "project" / "results", beside=rows) if project else Results(rows)
+
+
+def project_text() -> str:
+    """The solved project of notebook 02: a loss in twenty lines."""
+    return (notebooks_folder() / "project" / "focal_tversky.py").read_text(encoding="utf-8").strip()
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+def beside_the_paper(
+    r: Results, rows: Sequence[tuple[str, str, float | None, str]], *, number: int = 1
+) -> pd.DataFrame:
+    """Our synthetic test set beside the paper's table: a row for each (stem of runs, network, alpha, loss) that was run.
+
+    Ours at threshold 0.5 with intervals, seeds pooled: sensitivity, precision, false positives per volume, mDSC. Columns
+    that begin with "paper" are printed in Huang et al. 2022; false positives there are divided by the 103 volumes.
+    """
+    printed = paper.table(number)
+    lines = {}
+    for stem, name, alpha, loss in rows:
+        runs = r.seeds(stem)
+        if not runs:
+            continue
+        both = pooled(r.group(runs))
+        own = printed[(printed["network"] == name) & (printed["loss"] == loss)]
+        own = own[own["alpha"].isna() if alpha is None else own["alpha"] == alpha].iloc[0]
+        label = (
+            f"{name}, {loss}" + ("" if alpha is None else f" {alpha:g}") + f" ({len(runs)} seed{'s' * (len(runs) > 1)})"
+        )
+        lines[label] = {
+            "sensitivity": in_words(of(results.sensitivity, both)), "paper sens.": own["sensitivity"],
+            "precision": in_words(of(results.precision, both)), "paper prec.": own["precision"],
+            "FP/volume": in_words(of(results.fp_per_volume, both), 1), "paper FP/v.": round(own["fp"] / paper.VOLUMES, 2),
+            "mDSC": in_words(of(results.mdsc, both)), "paper mDSC": own["mdsc"],
+        }  # fmt: skip
+    return pd.DataFrame(lines).T
+
+
+def in_words(e: Estimate, digits: int = 2) -> str:
+    """'0.81 [0.75, 0.87]'."""
+    return f"{e.value:.{digits}f} [{e.low:.{digits}f}, {e.high:.{digits}f}]"
+
+
+def level_for(r: Results, name: str, budget: float) -> int:
+    """The level at which a run finds most validation lesions with at most ``budget`` false positives per volume."""
+    rows = r.rows[name, "validation", "prior"]
+    volumes = int((r.visits["split"] == "validation").sum())
+    of_run = (r.runs["run"] == name) & (r.runs["split"] == "validation")
+    return scoring.operating_level(rows, budget, volumes, floor=int(r.runs.loc[of_run, "floor"].iloc[0]))
+
+
+def choices(r: Results, names: Sequence[str], budget: float) -> pd.DataFrame:
+    """Each run at its level for ``budget`` on validation, and what it then does on test, once.
+
+    Columns: level, threshold, validation sensitivity and fp, test sensitivity and fp (Estimates). The most sensitive on
+    validation comes first: that is the choice, whatever the test says.
+    """
+    lines = {}
+    for name in names:
+        level = level_for(r, name, budget)
+        seen = r.group([name], split="validation").sum(1).mean(0)
+        both = pooled(r.group([name]))
+        lines[name] = {
+            "level": level, "threshold": float(LEVELS[level]),
+            "validation sensitivity": float(results.sensitivity(seen, level)),
+            "validation FP": float(results.fp_per_volume(seen, level)),
+            "test sensitivity": of(lambda c, k=level: results.sensitivity(c, k), both),
+            "test FP": of(lambda c, k=level: results.fp_per_volume(c, k), both),
+        }  # fmt: skip
+    table = pd.DataFrame(lines).T
+    return table.sort_values(["validation sensitivity", "validation FP"], ascending=[False, True], kind="stable")
+
+
+def choices_in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of :func:`choices` for a notebook."""
+    shown = table.drop(columns="level").copy()
+    digits = {"threshold": 4, "validation sensitivity": 2, "validation FP": 1, "test sensitivity": 2, "test FP": 1}
+    for column, n in digits.items():
+        shown[column] = [in_words(v, n) if isinstance(v, Estimate) else f"{v:.{n}f}" for v in table[column]]
+    return shown
+
+
+def found_by_one(
+    r: Results, finder: str, other: str, levels: tuple[int, int], *, most_mm3: float = results.SMALL_MM3
+) -> pd.DataFrame:
+    """Test lesions below ``most_mm3`` that ``finder`` finds at its level and ``other`` misses at its own.
+
+    Columns: case, id, volume_mm3, x, y, z, peak of finder and other (as levels). The clearest comes first: the largest
+    difference of levels, of equals the smaller lesion.
+    """
+    keys = ["case", "id", "volume_mm3", "x", "y", "z"]
+    tables = []
+    for name in (finder, other):
+        rows = r.rows[name, "test", "prior"]
+        tables.append(rows[rows["kind"] == "lesion"][[*keys, "top"]])
+    both = tables[0].merge(tables[1], on=keys, suffixes=("", "_other"), validate="one_to_one")
+    gained = (both["top"] >= levels[0]) & (both["top_other"] < levels[1]) & (both["volume_mm3"] < most_mm3)
+    both = both[gained].assign(gap=lambda t: (t["top"] - levels[0]) + (levels[1] - t["top_other"]))
+    return both.sort_values(["gap", "volume_mm3", "case"], ascending=[False, True, True]).reset_index(drop=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
 def over_alpha(
     r: Results, curves: Mapping[str, str], *, also: Mapping[str, Sequence[str]] | None = None,
     moved: str | None = None, split: str = "test",
@@ -116,16 +228,19 @@ def _all_fp(counts: np.ndarray) -> np.ndarray:
     return results.over(counts[..., results.FALSE], counts[..., results.VOLUMES])
 
 
-def by_size(r: Results, groups: Mapping[str, Sequence[str]], *, level: int = HALF, split: str = "test") -> pd.DataFrame:
-    """Lesions of each size class, and the share that each group finds at a level, with its interval.
+def by_size(
+    r: Results, groups: Mapping[str, Sequence[str]], *, levels: Mapping[str, int] | None = None, split: str = "test"
+) -> pd.DataFrame:
+    """Lesions of each size class, and the share that each group finds at its level (0.5 by default), with its interval.
 
     Columns: model, size (cm3, in words), lesions, sensitivity, low, high.
     """
     lines = []
     for label, names in groups.items():
+        level = (levels or {}).get(label, HALF)
         for low, high in zip(SIZES_MM3, SIZES_MM3[1:], strict=False):
             counts = r.group(names, split=split, least_mm3=low, most_mm3=high)
-            e = of(lambda c: results.sensitivity(c, level), counts)
+            e = of(lambda c, level=level: results.sensitivity(c, level), counts)
             at = counts[0, :, level]
             n = int((at[:, results.FOUND] + at[:, results.MISSED]).sum())
             words = f"{low / 1000:g}–{high / 1000:g}" if high < np.inf else f"over {low / 1000:g}"
@@ -149,6 +264,63 @@ def draw_by_size(table: pd.DataFrame) -> Figure:
     axis.set_xticks(range(len(sizes)), [f"{s}\nn = {k}" for s, k in zip(sizes, n, strict=True)])
     axis.set(xlabel="volume of the metastasis, cm³", ylabel="sensitivity", ylim=(-0.02, 1.05))
     axis.legend(loc="lower right")
+    return figure
+
+
+def test_case(name: str) -> Case:
+    """A visit of the cohort ``quick`` by the name it has in the rows, made anew (seconds)."""
+    of_patient = synthetic.patient(synthetic.COHORTS["quick"], int(name.split("_")[1]))
+    return next(v.case for v in of_patient.visits if v.case.name == name)
+
+
+def peak_of_lesion(case: Case, probability: np.ndarray, centre: Sequence[float]) -> float:
+    """The highest value of a map inside the reference lesion nearest to a place (voxels)."""
+    lesions, count = label_lesions(case.label > 0)  # type: ignore[operator]
+    middles = [np.argwhere(lesions == n).mean(0) for n in range(1, count + 1)]
+    nearest = 1 + int(np.argmin([np.linalg.norm(m - np.asarray(centre, float)) for m in middles]))
+    return float(probability[lesions == nearest].max())
+
+
+def draw_maps(
+    case: Case, maps: Mapping[str, np.ndarray], thresholds: Mapping[str, float], centre: Sequence[float], *,
+    edge: int = 48,
+) -> Figure:  # fmt: skip
+    """An axial square of ``edge`` voxels around a place: the scan with the reference outlined, then each map over the scan.
+
+    A map is coloured from 0.05 on; what reaches its threshold is outlined. Voxels are those of the case.
+    """
+    figure, axes = figures.new_figure(2.3 * (len(maps) + 1), 3.0, columns=len(maps) + 1)
+    x, y, z = (round(float(c)) for c in centre)
+    image = None
+    with figures.style():
+        for axis, name in zip(axes[0], ["scan and reference", *maps], strict=True):
+            figures.draw_slice(axis, case, index=z, reference=name not in maps)
+            if name in maps:
+                shown = figures.plane_of(maps[name], "axial", z)
+                image = axis.imshow(np.ma.masked_less(shown, 0.05), cmap="viridis", vmin=0, vmax=1, alpha=0.85)
+                inside = (shown >= thresholds[name]).astype(float)
+                if inside.any():
+                    axis.contour(inside, [0.5], colors=["#E69F00"], linewidths=[1.4])
+            column, row = case.shape[0] - 1 - x, case.shape[1] - 1 - y
+            axis.set(xlim=(column - edge / 2, column + edge / 2), ylim=(row + edge / 2, row - edge / 2))
+            words = f"{name}\nfrom {thresholds[name]:.2f} on" if name in thresholds else name
+            axis.set_title(words, fontsize=9, fontweight="normal")
+        if image is not None:
+            figure.colorbar(
+                image, ax=list(axes[0]), location="bottom", fraction=0.05, pad=0.02, aspect=40, label="probability"
+            )
+    return figure
+
+
+def draw_history(history: pd.DataFrame, *, title: str) -> Figure:
+    """The parts of the loss of a training (``history.csv``) against the segments seen."""
+    figure, axes = figures.new_figure(6.5, 3.0)
+    parts = [c for c in ("loss", "vss", "sse", "bce") if c in history]
+    for number, part in enumerate(parts):
+        look = {"marker": MARKERS[number], "color": COLOURS[number], "ls": DASHES[number]}
+        axes[0, 0].plot(history["segments"], history[part], label="sum" if part == "loss" else part.upper(), **look)
+    axes[0, 0].set(xlabel="segments seen", ylabel="mean since the last point", title=title)
+    axes[0, 0].legend()
     return figure
 
 

@@ -21,7 +21,7 @@ from dmplus.matching import match_lesions
 from dmplus.runtime import InputError, replacing
 from dmplus.triage import CONFIRMED, Triage
 from dmplus.volume import Case
-from dmplus.widgets import Viewer, _picture_class
+from dmplus.widgets import Viewer, picture_class
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -138,7 +138,7 @@ class Review:
         """Buttons, picture and words. Their callbacks call the methods above and nothing else."""
         import ipywidgets
 
-        picture = _picture_class()(png=self.render(), alt=self.describe())
+        picture = picture_class()(png=self.render(), alt=self.describe())
         words = ipywidgets.HTML(self.describe())
         buttons = {d: ipywidgets.Button(description=d.capitalize()) for d in DECISIONS}
         moves = {-1: ipywidgets.Button(description="Previous"), 1: ipywidgets.Button(description="Next")}
@@ -288,7 +288,7 @@ class Reading:
         slider = ipywidgets.IntSlider(
             self.view.index, 0, self.view.slices - 1, description="Slice", layout={"width": "520px"}
         )
-        picture = _picture_class()(png=self.view.render(), alt=self.describe())
+        picture = picture_class()(png=self.view.render(), alt=self.describe())
         words = ipywidgets.HTML("Click on what you take for a metastasis; click again to take the mark away.")
         further = ipywidgets.Button(description="Show the triage", disabled=self.current == 2)
         ask = ipywidgets.Button(description="Score me")

@@ -49,7 +49,7 @@ _WIDE = {"layout": {"width": "560px"}}
 
 
 @functools.cache
-def _picture_class() -> type:
+def picture_class() -> type:
     import anywidget
     import traitlets
 
@@ -158,7 +158,7 @@ class Viewer:
             (f"{n} ({t})", n) for n, t in zip(self.triage.lesions["lesion"], self.triage.lesions["tier"], strict=True)
         ]
         jump = ipywidgets.Dropdown(options=[("go to lesion", 0), *numbers], value=0, description="Lesion")
-        picture = _picture_class()(png=self.render(), alt=self.describe())
+        picture = picture_class()(png=self.render(), alt=self.describe())
         words = ipywidgets.HTML("Click in the picture to ask what is there.")
 
         def refresh() -> None:
@@ -253,7 +253,7 @@ class VSSExplorer:
             options=[(name.replace("\n", " "), k) for k, name in enumerate(self.names)], value=0, description="segment"
         )
         loudness = ipywidgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.1, description="times")
-        picture = _picture_class()(png=self.render(), alt=self.describe())
+        picture = picture_class()(png=self.render(), alt=self.describe())
         words = ipywidgets.HTML(self.describe())
 
         def refresh(change: Any) -> None:

@@ -1,0 +1,163 @@
+"""Tables and pictures of results: every number drawn is one of the rows', choices look at validation alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_claims import collected, rows_of
+
+from dmplus import choosing, claims, evidence, results, scoring
+from dmplus.claims import matched
+from dmplus.results import FALSE, FOUND, MISSED, Results
+from dmplus.runtime import InputError, rng
+from dmplus.scoring import HALF, LEVELS
+
+
+@pytest.fixture(scope="module")
+def r(tmp_path_factory):
+    """Made-up rows of BCE and JVSS on test, and on validation where the order of the two is turned."""
+    draw = rng(0, "evidence")
+    made = {f"bce-s{s}": ("prior", rows_of(draw, found=18, false=12)) for s in range(3)}
+    made |= {
+        f"jvss-{a:g}-s0": ("prior", rows_of(draw, found=f, false=5)) for a, f in ((0.995, 28), (0.9, 22), (0.5, 14))
+    }
+    made |= {f"sse-{a:g}-s0": ("prior", rows_of(draw, found=f, false=20)) for a, f in ((0.9, 24), (0.5, 12))}
+    folder = collected(tmp_path_factory.mktemp("evidence") / "rows", made)
+    validation = {"bce-s0": rows_of(draw, found=34, false=2), "jvss-0.5-s0": rows_of(draw, found=10, false=9)}
+    rows, runs, visits = (pd.read_csv(folder / n) for n in ("rows.csv.gz", "runs.csv", "visits.csv"))
+    more = pd.concat([t.assign(run=n, split="validation", second_image="prior") for n, t in validation.items()])
+    pd.concat([rows, more[rows.columns]]).to_csv(folder / "rows.csv.gz", index=False)
+    own = runs[runs["run"].isin(validation)].assign(split="validation")
+    pd.concat([runs, own]).to_csv(folder / "runs.csv", index=False)
+    pd.concat([visits, visits.assign(split="validation")]).to_csv(folder / "visits.csv", index=False)
+    return Results(folder)
+
+
+def test_the_choice_is_made_on_validation_whatever_the_test_says(r):
+    table = evidence.choices(r, ["jvss-0.5-s0", "bce-s0"], budget=1.0)
+    assert list(table.index) == ["bce-s0", "jvss-0.5-s0"]
+    for name in table.index:
+        level = int(table.loc[name, "level"])
+        seen = r.group([name], split="validation").sum(1)[0]
+        assert seen[level, FALSE] / 24 <= 1.0 == pytest.approx(1.0)
+        assert table.loc[name, "validation FP"] == seen[level, FALSE] / 24
+        test = r.group([name]).sum(1)[0][level]
+        assert table.loc[name, "test sensitivity"].value == pytest.approx(test[FOUND] / (test[FOUND] + test[MISSED]))
+    words = evidence.choices_in_words(table)
+    assert "level" not in words and words.loc["bce-s0", "test FP"].count("[") == 1
+
+
+def test_the_chooser_shows_the_test_once(r):
+    chooser = choosing.Chooser(r, ["bce-s0", "jvss-0.5-s0"], budget=1.0)
+    chooser.widget()
+    c = chooser.controls
+    seen = [(c["words"].value, c["picture"].png)]
+    c["run"].value = "jvss-0.5-s0"
+    seen.append((c["words"].value, c["picture"].png))
+    for end in (0, len(LEVELS) - 1):
+        c["level"].value = end
+        seen.append((c["words"].value, c["picture"].png))
+    assert len({w for w, _ in seen}) == len({p for _, p in seen}) == 4
+    assert "On test" not in seen[-1][0] and "more than the rows hold" in seen[2][0]
+    c["look"].click()
+    assert "On test: " in c["words"].value and all(c[k].disabled for k in ("run", "level", "look"))
+    with pytest.raises(InputError, match="expected one look at the test"):
+        chooser.test()
+
+
+def test_lesions_found_by_one_model_alone_are_listed_clearest_first(r):
+    levels = (20, 16)
+    found = evidence.found_by_one(r, "jvss-0.995-s0", "bce-s0", levels)
+    rows = {
+        n: r.rows[n, "test", "prior"].query("kind == 'lesion'").set_index(["case", "id"])
+        for n in ("jvss-0.995-s0", "bce-s0")
+    }
+    one, other = rows.values()
+    keys = [k for k in one.index if k in other.index and one.loc[k, "volume_mm3"] == other.loc[k, "volume_mm3"]]
+    expected = {
+        k for k in keys if one.loc[k, "top"] >= 20 and other.loc[k, "top"] < 16 and one.loc[k, "volume_mm3"] < 100
+    }
+    assert {(t.case, t.id) for t in found.itertuples()} == expected and len(found) > 1
+    assert found["gap"].is_monotonic_decreasing
+
+
+def test_sizes_are_counted_and_each_model_has_its_own_level(r):
+    table = evidence.by_size(r, {"BCE": ["bce-s0"], "JVSS": ["jvss-0.5-s0"]}, levels={"BCE": 10})
+    assert table[table.model == "BCE"]["lesions"].sum() == 96
+    rows = r.rows["bce-s0", "test", "prior"].query("kind == 'lesion' and volume_mm3 < 100")
+    line = table[(table.model == "BCE") & (table["size"] == "0.03–0.1")].iloc[0]
+    assert line.sensitivity == pytest.approx((rows["top"] >= 10).mean())
+    rows = r.rows["jvss-0.5-s0", "test", "prior"].query("kind == 'lesion' and volume_mm3 > 100")
+    line = table[(table.model == "JVSS") & (table["size"] == "0.3–1")].iloc[0]
+    assert line.sensitivity == pytest.approx((rows["top"] >= HALF).mean())
+    assert len(evidence.draw_by_size(table).axes[0].containers) == 2
+
+
+def drawn(axis):
+    return [(line.get_xdata(), line.get_ydata()) for line in axis.lines]
+
+
+def test_the_curve_over_alpha_draws_the_points_of_the_rows(r):
+    figure = evidence.over_alpha(r, {"JVSS": "jvss", "SSE": "sse"}, also={"BCE": r.seeds("bce")}, moved="jvss-0.5-s0")
+    for number, stem in enumerate(("jvss", "sse")):
+        names = claims.curve_over_alpha(r, stem)
+        counts = [r.group([n]).sum((0, 1)) for n in names]
+        x, y = figure.axes[0].containers[number].lines[0].get_data()
+        assert x == pytest.approx([float(results.sensitivity(c)) for c in counts])
+        assert y == pytest.approx([float(results.precision(c)) for c in counts])
+    words = [t.get_text() for t in figure.axes[1].texts]
+    assert words == ["0.995", "0.9", "0.5", "0.9", "0.5"]
+    assert evidence.over_alpha(r, {"JVSS": "jvss"}).axes[0].get_legend() is not None
+
+
+def test_a_froc_curve_falls_with_its_threshold_and_is_marked_at_half(r):
+    figure = evidence.froc(r, {"BCE": ["bce-s0"]})
+    total = r.group(["bce-s0"]).sum((0, 1))
+    x, y = drawn(figure.axes[0])[0]
+    assert (np.diff(y) <= 0).all()  # levels rise
+    marker = figure.axes[0].containers[0].lines[0].get_data()
+    assert marker[0][0] == pytest.approx(total[HALF, FALSE] / 24)
+
+
+def test_ours_stand_beside_the_papers(r):
+    table = evidence.beside_the_paper(r, [("bce", "DeepMedic", None, "BCE"), ("jvss-0.9", "DeepMedic", 0.9, "JVSS"),
+                                          ("jvss-1", "DeepMedic", 1, "JVSS")])  # fmt: skip
+    assert list(table.index) == [
+        "DeepMedic, BCE (3 seeds)",
+        "DeepMedic, JVSS 0.9 (1 seed)",
+    ]  # what was not run is left out
+    assert table.loc["DeepMedic, BCE (3 seeds)", "paper sens."] == 0.853
+    assert table["sensitivity"].str.contains(r"^0\.\d\d \[0\.\d\d, [01]\.\d\d\]$").all()
+
+
+def test_the_learning_curve_has_no_point_where_a_run_does_not_reach(r):
+    figure = evidence.learning_curve(r, {"JVSS": ["jvss-0.5-s0", "jvss-0.995-s0"]}, sensitivity=0.99)
+    y = figure.axes[0].containers[0].lines[0].get_ydata()
+    assert np.isnan(y).any() or (y > 0).all()
+    assert evidence.learning_curve(r, {"JVSS": ["jvss-0.995-s0"]}, sensitivity=0.3).axes[0].get_xscale() == "log"
+
+
+def test_verdicts_in_words_keep_the_rows_asked_for(r):
+    table = claims.claims_table(r)
+    shown = evidence.verdicts(table, of_claims=["than BCE at equal"])
+    assert len(shown) == 3 and set(shown["verdict"]) <= {"holds", "weak", "not shown", "opposite", "not run"}
+    ratio = matched(r.group(r.seeds("jvss-0.995")), r.group(r.seeds("bce")))
+    assert f"{ratio.value:.3g}" in shown["ours"].iloc[0]
+
+
+def test_a_lesions_peak_is_read_inside_it_alone():
+    from conftest import ball_case
+
+    case = ball_case(3)
+    inside = np.argwhere(case.label > 0)
+    lesions = evidence.label_lesions(case.label > 0)[0]
+    first = np.argwhere(lesions == 1).mean(0)
+    probability = np.where(lesions == 1, 0.4, 0.9).astype(np.float32)
+    assert len(inside) and evidence.peak_of_lesion(case, probability, first) == pytest.approx(0.4)
+    figure = evidence.draw_maps(case, {"a": probability, "b": probability * 0}, {"a": 0.3, "b": 0.5}, first)
+    assert [a.get_title() for a in figure.axes[:3]][1] in ("", "a\nfrom 0.30 on") and len(figure.axes) == 4
+
+
+def test_the_shipped_rows_are_read_with_and_without_the_project():
+    shipped = evidence.shipped()
+    assert shipped.has("bce-s0") and shipped.has("bce-s0", split="validation")
+    assert scoring.LEVELS[HALF] == 0.5
