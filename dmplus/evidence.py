@@ -17,6 +17,7 @@ from dmplus.claims import curve_over_alpha
 from dmplus.matching import label_lesions
 from dmplus.notebooks import notebooks_folder
 from dmplus.results import Estimate, Results, of, pooled
+from dmplus.runtime import InputError
 from dmplus.scoring import HALF, LEVELS
 from dmplus.volume import Case
 
@@ -248,11 +249,53 @@ def by_size(
     return pd.DataFrame(lines, columns=["model", "size", "lesions", "sensitivity", "low", "high"])
 
 
-def draw_by_size(table: pd.DataFrame) -> Figure:
-    """The table of :func:`by_size`: one group of points for each size class."""
+#: What became of a lesion since the visit before, in the words of the generator and in ours.
+STATES = {
+    "new": "new",
+    "growing": "growing",
+    "pseudo-progression": "growing",
+    "stable": "stable",
+    "responding": "shrinking",
+}
+
+
+def by_state(
+    r: Results, groups: Mapping[str, Sequence[str]], *, levels: Mapping[str, int] | None = None,
+    second: Mapping[str, str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Lesions of test visits with a prior by what became of them, and the share that each group finds at its level.
+
+    second: the second image under which a group was scored, where it is not its own. Seeds are pooled; intervals are over
+    patients. Columns: model, state, lesions, sensitivity, low, high. ``InputError`` for rows without known states.
+    """
+    if r.lesions is None:
+        raise InputError("by_state: expected rows of a synthetic cohort (lesions.csv); got none; collect them again")
+    states = r.lesions.assign(state=r.lesions["state"].map(STATES)).dropna(subset=["state"])
+    patient = r.visits.set_index("case")["patient"].to_dict()
+    lines = []
+    for label, names in groups.items():
+        level = (levels or {}).get(label, HALF)
+        rows = pd.concat([r.rows[n, "test", (second or {}).get(label, "prior")].assign(run=n) for n in names])
+        rows = rows[rows["kind"] == "lesion"].merge(states[["case", "id", "state"]], on=["case", "id"])
+        for state in [s for s in dict.fromkeys(STATES.values()) if (rows["state"] == s).any()]:
+            own = rows[rows["state"] == state].assign(found=lambda t, k=level: t["top"] >= k)
+            each = own.groupby(own["case"].map(patient))["found"].agg(["sum", "count"]).to_numpy(float)
+            draws = np.random.default_rng(0).multinomial(
+                len(each), np.full(len(each), 1 / len(each)), results.RESAMPLES
+            )
+            sums = draws @ each
+            e = results.estimate(each[:, 0].sum() / each[:, 1].sum(), sums[:, 0] / sums[:, 1])
+            lines.append((label, state, int(each[:, 1].sum() / len(names)), e.value, e.low, e.high))
+    return pd.DataFrame(lines, columns=["model", "state", "lesions", "sensitivity", "low", "high"])
+
+
+def draw_by_class(table: pd.DataFrame) -> Figure:
+    """The table of :func:`by_size` or :func:`by_state`: one group of points for each class of lesions."""
     figure, axes = figures.new_figure(6.5, 3.4)
     axis = axes[0, 0]
-    sizes, models = list(dict.fromkeys(table["size"])), list(dict.fromkeys(table["model"]))
+    kind = "size" if "size" in table else "state"
+    words = {"size": "volume of the metastasis, cm³", "state": "since the visit before the metastasis is"}[kind]
+    sizes, models = list(dict.fromkeys(table[kind])), list(dict.fromkeys(table["model"]))
     for number, model in enumerate(models):
         own = table[table["model"] == model].reset_index(drop=True)
         x = np.arange(len(sizes)) + 0.16 * (number - (len(models) - 1) / 2)
@@ -262,7 +305,7 @@ def draw_by_size(table: pd.DataFrame) -> Figure:
         )
     n = table[table["model"] == models[0]]["lesions"].tolist()
     axis.set_xticks(range(len(sizes)), [f"{s}\nn = {k}" for s, k in zip(sizes, n, strict=True)])
-    axis.set(xlabel="volume of the metastasis, cm³", ylabel="sensitivity", ylim=(-0.02, 1.05))
+    axis.set(xlabel=words, ylabel="sensitivity", ylim=(-0.02, 1.05))
     axis.legend(loc="lower right")
     return figure
 

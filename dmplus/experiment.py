@@ -448,7 +448,8 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
 
     runs: one line per run, split and second image, with configuration, device, seconds of training and scoring, and the
     floor of its rows. histories: the losses of every training, the trunk's among them. visits: every scored visit, its
-    patient, whether it has a prior. rows: :mod:`dmplus.scoring`.
+    patient, whether it has a prior. rows: :mod:`dmplus.scoring`. Of a synthetic cohort also ``lesions.csv``: what became of
+    each lesion since the visit before (state), and its volume then.
     """
     runs, rows = [], []
     for path in sorted(Path(folder).glob("*/rows.*.csv.gz")):
@@ -485,12 +486,21 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
     trained = [p for p in sorted(Path(folder).glob("*/history.csv")) if (p.parent / "result.json").is_file()]
     histories = pd.concat([pd.read_csv(p).assign(run=p.parent.name) for p in trained], ignore_index=True)
     histories = histories[["run", *(c for c in histories.columns if c != "run")]]
+    tables = [Path(c) / "lesions.csv" for c in (cohort, second_test) if c is not None]
+    known = [pd.read_csv(t) for t in tables if t.is_file()]  # the generator's: a real cohort has none
     joined = pd.concat(rows, ignore_index=True)
     names = ["run", "split", "second_image", "case", *scoring.COLUMNS]
     out.mkdir(parents=True, exist_ok=True)
     for name, table in (("runs.csv", pd.DataFrame(runs)), ("visits.csv", visits), ("histories.csv", histories)):
         with replacing(out / name) as part:
             table.to_csv(part, index=False, lineterminator="\n")
+    if known:
+        lesions = pd.concat(known, ignore_index=True).rename(columns={"name": "case", "lesion": "id"})
+        lesions = lesions[lesions["case"].isin(visits["case"])]
+        with replacing(out / "lesions.csv") as part:
+            lesions[["case", "id", "state", "volume_mm3", "previous_mm3"]].to_csv(
+                part, index=False, lineterminator="\n"
+            )
     with replacing(out / "rows.csv.gz") as part:
         _csv(joined[names].round({"dice": 4}), part)
     write_json(out / "versions.json", versions())

@@ -89,7 +89,23 @@ def test_sizes_are_counted_and_each_model_has_its_own_level(r):
     rows = r.rows["jvss-0.5-s0", "test", "prior"].query("kind == 'lesion' and volume_mm3 > 100")
     line = table[(table.model == "JVSS") & (table["size"] == "0.3–1")].iloc[0]
     assert line.sensitivity == pytest.approx((rows["top"] >= HALF).mean())
-    assert len(evidence.draw_by_size(table).axes[0].containers) == 2
+    assert len(evidence.draw_by_class(table).axes[0].containers) == 2
+
+
+def test_states_are_counted_among_visits_with_a_prior(r):
+    cases = [f"c{v:02d}" for v in range(1, 24, 2)]
+    states = ["new", "growing", "stable", "first"]
+    r.lesions = pd.DataFrame([(c, k + 1, states[k]) for c in cases for k in range(4)], columns=["case", "id", "state"])
+    table = evidence.by_state(r, {"BCE": r.seeds("bce")}, levels={"BCE": 18})
+    assert list(zip(table["state"], table["lesions"], strict=True)) == [("new", 12), ("growing", 12), ("stable", 12)]
+    rows = pd.concat([r.rows[n, "test", "prior"] for n in r.seeds("bce")])
+    new = rows[(rows["kind"] == "lesion") & rows["case"].isin(cases) & (rows["id"] == 1)]
+    line = table[table["state"] == "new"].iloc[0]
+    assert line.sensitivity == pytest.approx((new["top"] >= 18).mean()) and line.low < line.sensitivity < line.high
+    assert "since the visit before" in evidence.draw_by_class(table).axes[0].get_xlabel()
+    r.lesions = None
+    with pytest.raises(InputError, match="collect them again"):
+        evidence.by_state(r, {"BCE": ["bce-s0"]})
 
 
 def drawn(axis):

@@ -220,6 +220,11 @@ def test_a_second_test_set_is_scored_and_collected_under_its_own_name(cohort, tm
     assert sorted(zip(runs.run, runs.split, strict=True)) == [
         ("bce-s0", "second_test"), ("bce-s0", "test"), ("bce-s1", "test")]  # fmt: skip
     rows = pd.read_csv(tmp_path / "out" / "rows.csv.gz")
+    lesions = pd.read_csv(tmp_path / "out" / "lesions.csv")
+    assert set(zip(lesions.case, lesions.id, strict=True)) >= {
+        (t.case, t.id) for t in rows[rows.kind == "lesion"].itertuples()
+    }
+    assert {"first", "new", "growing"} & set(lesions.state)
     expected = {f.name for f in read_cohort(other, split="test")}
     assert set(visits[visits.split == "second_test"]["case"]) == expected
     assert set(rows[rows.split == "second_test"]["case"]) <= expected
