@@ -32,6 +32,7 @@ MDSC_MARGIN = 0.02  #: a smaller loss of mDSC counts as none
 PRECISION_MARGIN = 0.05  #: a smaller difference of precision counts as none
 RATIO_MARGIN = 1.25  #: a ratio of false positives nearer to 1 than this counts as none
 NEAR_CERTAIN = 0.95  #: least precision of "almost 100 %"
+EQUAL = 0.85  #: sensitivity at which priors and segments are compared: that of the paper's DeepMedic with BCE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +119,15 @@ def matched(a: np.ndarray | results.Pooled, b: np.ndarray | results.Pooled) -> E
         drawn = results.fp_at(results.sensitivity(db))(da) / results.fp_per_volume(db)
         point = float(results.fp_at(results.sensitivity(pb))(pa) / results.fp_per_volume(pb))
     return estimate(point, np.where(np.isfinite(drawn), drawn, np.nan))
+
+
+def at_equal(a: np.ndarray | results.Pooled, b: np.ndarray | results.Pooled) -> Estimate:
+    """False positives of ``a`` / those of ``b``, each where its falling threshold reaches sensitivity :data:`EQUAL`.
+
+    Not at a sensitivity that one of them has at 0.5: a short training with a large alpha finds everything there, among some
+    hundred false positives.
+    """
+    return compare(results.fp_at(EQUAL), a, b, ratio=True)
 
 
 def _against_bce(r: Results) -> Iterator[Claim]:
@@ -237,13 +247,13 @@ def _prior(r: Results) -> Iterator[Claim]:
             (True, "visits with a prior", paper_with[alpha]),
         ):
             groups = _groups(r, path, none, prior=prior)
-            why = "ratio of false positives at the sensitivity that the model without prior has at 0.5"
+            why = f"ratio of false positives at sensitivity {EQUAL:g}"
             if groups:
                 why += (f"; both at 0.5: ratio {compare(results.fp_per_volume, *groups, ratio=True)}, difference of "
                         f"sensitivity {compare(results.sensitivity, *groups)}")  # fmt: skip
             yield Claim(
                 f"the prior path removes false positives (alpha {alpha:g}, {words})", printed,
-                matched(*groups) if groups else None, FEWER, groups, why,
+                at_equal(*groups) if groups else None, FEWER, groups, why,
             )  # fmt: skip
     for alpha in (0.995, 0.5):
         stem = f"jvss-{alpha:g}"
@@ -255,8 +265,8 @@ def _prior(r: Results) -> Iterator[Claim]:
         for rival, words in pairs:
             groups = _groups(r, [f"{stem}-path-s0"], [rival], prior=True)
             yield Claim(
-                f"{words} (alpha {alpha:g})", math.nan, matched(*groups) if groups else None, FEWER, groups,
-                "ratio of false positives at the sensitivity that the rival has at 0.5, visits with a prior",
+                f"{words} (alpha {alpha:g})", math.nan, at_equal(*groups) if groups else None, FEWER, groups,
+                f"ratio of false positives at sensitivity {EQUAL:g}, visits with a prior",
             )  # fmt: skip
 
 
@@ -360,8 +370,8 @@ def _segments(r: Results) -> Iterator[Claim]:
         groups = _groups(r, [f"jvss-{alpha:g}-30-s0"], [f"jvss-{alpha:g}-s0"])
         yield Claim(
             f"segments of 30 voxels, which hold two metastases more rarely, change little (alpha {alpha:g})", math.nan,
-            matched(*groups) if groups else None, (1 / RATIO_MARGIN, RATIO_MARGIN), groups,
-            "ratio of false positives, 30 against 37, at the sensitivity of 37 at 0.5; the paper expects no big impact",
+            at_equal(*groups) if groups else None, (1 / RATIO_MARGIN, RATIO_MARGIN), groups,
+            f"ratio of false positives, 30 against 37, at sensitivity {EQUAL:g}; the paper expects no big impact",
         )  # fmt: skip
 
 

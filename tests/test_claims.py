@@ -137,6 +137,19 @@ def test_two_models_are_compared_at_the_sensitivity_of_the_second():
     assert [ours.value, ours.low, ours.high] == pytest.approx([1.5] * 3)
 
 
+def test_priors_are_compared_at_one_sensitivity_for_both():
+    """By hand, with patients alike: at 0.85 a has 3 FP a volume and b has 6."""
+    a, b = np.zeros((2, 1, 5, len(scoring.LEVELS), 5))
+    a[..., VOLUMES] = b[..., VOLUMES] = 1
+    for each, false in ((a, 3), (b, 6)):
+        each[..., :20, FOUND], each[..., :20, MISSED], each[..., :20, FALSE] = 17, 3, false
+        each[..., 20:, MISSED] = 20
+    ours = claims.at_equal(a, b)
+    assert [ours.value, ours.low, ours.high] == pytest.approx([0.5] * 3)
+    a[..., :20, FOUND], a[..., :20, MISSED] = 16, 4  # never 0.85
+    assert np.isnan(claims.at_equal(a, b).value)
+
+
 def test_the_area_is_that_of_the_stated_rule():
     points = np.array([[0.8, 0.5], [0.4, 1.0], [0.6, 0.4]])
     assert results.area(points, 0.0, 1.0) == pytest.approx(0.4 * 1 + 0.4 * 0.5)
