@@ -1,4 +1,5 @@
-"""What one moves: a viewer for one case, with a slider, planes and clicks that answer; the VSS loss under its knobs.
+"""What one moves: a viewer for one case, with a slider, planes and clicks that answer; the VSS loss under its knobs; a prior
+that is shifted by hand.
 
 Each widget is a plain class whose callbacks run without a browser, and has a static twin in :mod:`dmplus.figures`. Make
 one only where :func:`dmplus.course.interactive` is true: a saved notebook cannot show it.
@@ -19,6 +20,9 @@ from dmplus.volume import Case
 
 if TYPE_CHECKING:
     import ipywidgets
+
+    from dmplus.network import DeepMedic
+    from dmplus.runtime import Machine
 
 #: Draws the PNG that Python sends and sends back where in it the reader clicked, as fractions of its width and height.
 _PICTURE = """
@@ -273,3 +277,80 @@ class VSSExplorer:
 def vss_explorer(prob: np.ndarray, target: np.ndarray, *, names: list[str] | None = None) -> ipywidgets.VBox:
     """The :class:`VSSExplorer` of a batch as a widget to display."""
     return VSSExplorer(prob, target, names=names).widget()
+
+
+class Shifter:
+    """A prior that is moved by hand, and what networks then say of one place.
+
+    case: raw, with a prior. place: voxel. networks: name → network that takes a prior. The static twin is
+    :func:`dmplus.temporal.draw_visits`.
+    """
+
+    DIRECTIONS = {"right": (1, 0, 0), "front": (0, 1, 0), "up": (0, 0, 1)}
+
+    def __init__(
+        self, case: Case, place: tuple[int, int, int], networks: dict[str, DeepMedic], *, machine: Machine | None = None
+    ) -> None:
+        if case.prior is None:
+            raise InputError(f"shifter: expected a case with a prior; {case.name} has none; take a later visit")
+        self.case, self.place, self.networks, self.machine = case, place, networks, machine
+        self.mm, self.direction = 0.0, "right"
+
+    @property
+    def moved(self) -> Case:
+        """The case with its prior where the sliders put it."""
+        from dmplus.temporal import moved_prior
+
+        return moved_prior(self.case, self.mm, direction=self.DIRECTIONS[self.direction])
+
+    def heard(self) -> dict[str, float]:
+        """Highest probability that each network gives within 3 voxels of the place."""
+        from dmplus.inference import predict_volume
+        from dmplus.temporal import around
+
+        ready, near = self.moved.normalised(), around(self.case, self.place)
+        maps = {
+            name: predict_volume(net, ready.image, prior=ready.prior, mask=near, machine=self.machine)
+            for name, net in self.networks.items()
+        }
+        return {name: float(m[near].max()) for name, m in maps.items()}
+
+    def describe(self) -> str:
+        """Where the prior is, and what the networks say, in words."""
+        said = ", ".join(f"{name} {p:.3f}" for name, p in self.heard().items())
+        return f"prior moved {self.mm:g} mm to the {self.direction}: {said}"
+
+    def render(self) -> bytes:
+        """Earlier, now and their difference around the place, as PNG."""
+        from dmplus.temporal import draw_visits
+
+        titles = (f"earlier, moved {self.mm:g} mm", "now", "now − earlier")
+        return figures.png(draw_visits(self.moved, self.place, titles=titles, circle=6))
+
+    def widget(self) -> ipywidgets.VBox:
+        """Controls and picture. Their callbacks call the methods above and nothing else."""
+        import ipywidgets
+
+        mm = ipywidgets.FloatSlider(self.mm, min=0, max=6, step=0.5, description="mm", continuous_update=False)
+        direction = ipywidgets.ToggleButtons(
+            options=list(self.DIRECTIONS), value=self.direction, description="to the", **_WIDE
+        )
+        picture = picture_class()(png=self.render(), alt=self.describe())
+        words = ipywidgets.HTML(picture.alt)
+
+        def refresh(_: Any) -> None:
+            self.mm, self.direction = mm.value, direction.value
+            words.value = picture.alt = self.describe()
+            picture.png = self.render()
+
+        mm.observe(refresh, "value")
+        direction.observe(refresh, "value")
+        self.controls = {"mm": mm, "direction": direction, "picture": picture, "words": words}
+        return ipywidgets.VBox([mm, direction, picture, words])
+
+
+def shifter(
+    case: Case, place: tuple[int, int, int], networks: dict[str, DeepMedic], *, machine: Machine | None = None
+) -> ipywidgets.VBox:
+    """The :class:`Shifter` of a case as a widget to display."""
+    return Shifter(case, place, networks, machine=machine).widget()

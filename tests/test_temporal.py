@@ -1,0 +1,148 @@
+"""What the earlier scan adds: differences, false positives removed, misregistration, timelines."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ball_case
+from test_claims import collected, rows_of
+
+from dmplus import claims, exercises_patients, network, results, scoring, temporal, widgets
+from dmplus.results import Results
+from dmplus.runtime import InputError, Machine, rng
+
+CPU = Machine("cpu", "float32", "test")
+
+
+def test_a_difference_is_in_standard_deviations_and_0_outside():
+    case = ball_case(0)
+    brighter = dataclasses.replace(case, prior=3 * case.image + 7)
+    assert np.abs(temporal.difference(brighter)).max() < 1e-4  # another scale is no change
+    made = temporal.difference(case)
+    assert (made[~case.mask] == 0).all() and made[case.label > 0].mean() > 1
+    assert np.allclose(made, exercises_patients.difference(case.image, case.prior, case.mask), atol=1e-4)
+    with pytest.raises(InputError, match="has none; take a later visit"):
+        temporal.difference(dataclasses.replace(case, prior=None))
+
+
+def false(*places):
+    return pd.DataFrame(
+        [(c, 1, peak, x, y, z) for c, peak, x, y, z in places], columns=["case", "what", "peak", "x", "y", "z"]
+    )
+
+
+def test_a_false_positive_is_the_same_one_within_four_voxels_of_the_same_case():
+    first = false(("a", 20, 10, 10, 10), ("a", 30, 50, 50, 50), ("b", 25, 10, 10, 10), ("a", 22, 30, 30, 30))
+    second = false(("a", 9, 14, 10, 6), ("a", 9, 55, 50, 50), ("c", 9, 10, 10, 10))
+    left = temporal.only_in_first(first, second)
+    assert left[["case", "x"]].to_numpy().tolist() == [["a", 50], ["b", 10], ["a", 30]]  # strongest first
+    assert len(temporal.only_in_first(first, second.iloc[:0])) == 4
+
+
+@pytest.fixture(scope="module")
+def r(tmp_path_factory):
+    """A path with half the false positives of no prior, more when its prior moves; its controls like no prior."""
+    draw = rng(0, "temporal")
+    made = {f"jvss-0.995-s{s}": ("prior", rows_of(draw, found=34, false=8)) for s in range(2)}
+    made |= {f"jvss-0.995-path-s{s}": ("prior", rows_of(draw, found=34, false=4)) for s in range(2)}
+    folder = collected(tmp_path_factory.mktemp("temporal") / "rows", made)
+    rows, runs = (pd.read_csv(folder / n) for n in ("rows.csv.gz", "runs.csv"))
+    more, lines = [], []
+    for condition, n in (("zeroed", 8), ("0 mm", 4), ("1 mm", 5), ("2 mm", 6), ("3 mm", 8)):
+        own = rows_of(draw, found=34, false=n).assign(run="jvss-0.995-path-s0", split="test", second_image=condition)
+        odd = own["case"].str[1:].astype(int) % 2 == 1  # scored where there is a prior
+        more.append(own[odd])
+        lines.append(("jvss-0.995-path-s0", "test", condition, "prior", 5, 5000, "jvss"))
+    pd.concat([rows, *(m[rows.columns] for m in more)]).to_csv(folder / "rows.csv.gz", index=False)
+    pd.concat([runs, pd.DataFrame(lines, columns=runs.columns)]).to_csv(folder / "runs.csv", index=False)
+    return Results(folder)
+
+
+def test_ratios_are_those_of_false_positives_at_one_sensitivity_in_visits_with_a_prior(r):
+    table = temporal.ratios(
+        r,
+        {"path": (r.seeds("jvss-0.995-path"), "prior"), "zeroed": (["jvss-0.995-path-s0"], "zeroed")},
+        r.seeds("jvss-0.995"),
+    ).set_index("model")
+    one, base = (r.group(r.seeds(s), prior=True).sum(1).mean(0) for s in ("jvss-0.995-path", "jvss-0.995"))
+    at = results.fp_at(claims.EQUAL)
+    assert table.loc["path", "ratio"] == pytest.approx(float(at(one) / at(base)))
+    assert table.loc["path", "low"] < table.loc["path", "ratio"] < 0.8 < table.loc["zeroed", "ratio"]
+    assert len(temporal.draw_ratios(table.reset_index()).axes[0].containers) == 2
+
+
+def test_misregistration_visits_and_kinds_each_have_their_rows(r):
+    shifted = temporal.by_misregistration(r, {"path": "jvss-0.995-path-s0"}, r.seeds("jvss-0.995"))
+    assert shifted["mm"].tolist() == [0, 1, 2, 3]
+    assert shifted["ratio"].iloc[0] < shifted["ratio"].iloc[3]
+    x, y = temporal.draw_misregistration(shifted).axes[0].containers[0].lines[0].get_data()
+    assert y == pytest.approx(shifted["ratio"].to_numpy())
+    split = temporal.by_visit(r, {"path": r.seeds("jvss-0.995-path")}, r.seeds("jvss-0.995"))
+    assert split["visits"].tolist() == ["with a prior", "without a prior"]
+    kinds = temporal.by_kind(r, {"path": ["jvss-0.995-path-s0"]})
+    level = temporal.level_at(r, "jvss-0.995-path-s0")
+    counted = r.counts("jvss-0.995-path-s0", prior=True).sum(0)[level]
+    assert kinds.loc["path", "vessel"] == pytest.approx(counted[results.FALSE] / 12)
+    assert kinds.loc["path"].sum() == pytest.approx(kinds.loc["path", "vessel"])  # all of kind 1 in the made-up rows
+    found = r.counts("jvss-0.995-path-s0", prior=True).sum(0)
+    share = found[:, results.FOUND] / (found[:, results.FOUND] + found[:, results.MISSED])
+    assert share[level] >= claims.EQUAL > share[level + 1]
+
+
+def test_false_positives_at_a_level_are_those_that_stand_there(r):
+    rows = r.rows["jvss-0.995-s0", "test", "prior"]
+    for level in (10, 20, 30):
+        assert len(temporal.false_at(r, "jvss-0.995-s0", level)) == scoring.counts(rows, level)[2]
+    assert (
+        temporal.kind_words(1) == "a vessel" and len({temporal.kind_words(k) for k in range(len(results.KINDS))}) == 6
+    )
+
+
+def test_a_prior_moves_by_millimetres_and_stays_inside_the_brain():
+    case = ball_case(1)
+    peak = np.unravel_index(np.argmax(case.prior), case.shape)
+    case = dataclasses.replace(case, prior=np.where(np.indices(case.shape).sum(0) >= 0, case.prior, 0))
+    point = np.zeros(case.shape, np.float32)
+    point[peak] = 100
+    moved = temporal.moved_prior(dataclasses.replace(case, prior=point), 2.0, direction=(0, 1, 0))
+    assert np.unravel_index(np.argmax(moved.prior), case.shape) == (peak[0], peak[1] + 2, peak[2])
+    assert (temporal.moved_prior(case, 3.0).prior[~case.mask] == 0).all()
+    assert np.allclose(temporal.moved_prior(case, 0.0).prior, case.prior, atol=1e-4)
+    near = temporal.around(case, (20, 22, 18), radius=2)
+    assert near.sum() == 33 and near[20, 22, 20] and not near[20, 22, 21]
+
+
+def test_a_timeline_has_a_column_per_lesion():
+    case = ball_case(0)
+    numbers = [np.zeros(case.shape, np.uint8) for _ in range(2)]
+    numbers[0][:2, 0, 0], numbers[1][:5, 0, 0], numbers[1][:3, 5, 5] = 1, 1, 2
+    table = temporal.timeline([case, case], [0, 60], numbers)
+    assert table.loc[60].tolist() == [5, 3] and table.loc[0, 1] == 2 and np.isnan(table.loc[0, 2])
+    assert len(temporal.draw_timeline(table, "t").axes[0].lines) == 2
+
+
+def test_visits_are_drawn_with_their_difference_and_the_next_visit():
+    case = ball_case(0)
+    assert len(temporal.draw_visits(case, (20, 22, 18)).axes) == 4  # with the colour bar
+    assert len(temporal.draw_visits(case, (20, 22, 18), later=case, circle=5).axes) == 5
+
+
+def test_the_shifter_answers_both_ends_of_its_controls():
+    case = ball_case(0)
+    torch.manual_seed(0)
+    nets = {p: network.build(network.preset("smoke", prior=p)).eval() for p in ("path", "channel")}
+    shifter = widgets.Shifter(case, (20, 22, 18), nets, machine=CPU)
+    shifter.widget()
+    c = shifter.controls
+    seen = [(c["words"].value, c["picture"].png)]
+    c["mm"].value = 6
+    seen.append((c["words"].value, c["picture"].png))
+    c["direction"].value = "up"
+    seen.append((c["words"].value, c["picture"].png))
+    c["mm"].value = 0
+    assert c["picture"].png != seen[1][1] and c["words"].value.split(": ")[1] == seen[0][0].split(": ")[1]
+    assert len({w for w, _ in seen}) == len({p for _, p in seen}) == 3
+    with pytest.raises(InputError, match="has none; take a later visit"):
+        widgets.Shifter(dataclasses.replace(case, prior=None), (1, 1, 1), nets)
