@@ -407,6 +407,92 @@ FAULTS = (
         ("else prob_spec >= threshold", "else prob_spec > threshold"),
         tests="test_triage.py",
     ),
+    # ------------------------------------------------------------------------------------- the evidence read
+    fault("0.5 is unknown below the floor", "results", ("        unknown[HALF] = False\n", ""), tests="test_claims.py"),
+    fault(
+        "rows are cut at the lowest level with few false positives",
+        "experiment",
+        (
+            "floor = min(many[-1] + 1, len(scoring.LEVELS) - 1) if many else 0",
+            "floor = 0 if 0 not in many else many[-1] + 1",
+        ),
+        tests="test_experiment.py",
+    ),
+    fault(
+        "the second test set is the first",
+        "experiment",
+        (
+            '(self.second_test, "test") if second else (self.cohort, split)',
+            '(self.cohort, "test" if second else split)',
+        ),
+        tests="test_experiment.py",
+    ),
+    fault(
+        "own alpha is not given to an own loss",
+        "training",
+        ("OWN[detection](prob, target, alpha=config.alpha)", "OWN[detection](prob, target, alpha=0.5)"),
+        tests="test_experiment.py",
+    ),
+    fault(
+        "the operating point is chosen on test",
+        "evidence",
+        ('rows = r.rows[name, "validation", "prior"]', 'rows = r.rows[name, "test", "prior"]'),
+        tests="test_evidence.py",
+    ),
+    fault(
+        "the choice is the most sensitive on test",
+        "evidence",
+        (
+            '        lines[name] = {\n            "level": level,',
+            '        seen = both[0]\n        lines[name] = {\n            "level": level,',
+        ),
+        tests="test_evidence.py",
+    ),
+    fault(
+        "gained lesions include what both find",
+        "evidence",
+        ('(both["top_other"] < levels[1])', '(both["top_other"] < 99)'),
+        tests="test_evidence.py",
+    ),
+    fault(
+        "a false positive is the same one anywhere", "temporal", ("REACH = 4", "REACH = 400"), tests="test_temporal.py"
+    ),
+    fault(
+        "priors are compared in all visits",
+        "temporal",
+        (
+            "base = pooled(r.group(baseline, prior=True))\n    lines = []\n    for label, (runs, second)",
+            "base = pooled(r.group(baseline))\n    lines = []\n    for label, (runs, second)",
+        ),
+        tests="test_temporal.py",
+    ),
+    fault(
+        "the difference is earlier minus now",
+        "temporal",
+        (
+            "return zscore(case.image, case.mask) - zscore(case.prior, case.mask)",
+            "return zscore(case.prior, case.mask) - zscore(case.image, case.mask)",
+        ),
+        tests="test_temporal.py",
+    ),
+    fault(
+        "what is put off stands after review",
+        "review",
+        ('decided[n] == "accept"]', 'decided[n] != "reject"]'),
+        tests="test_review.py",
+    ),
+    fault(
+        "marks of both passes are scored together",
+        "review",
+        ("if n == number and kind", "if kind"),
+        tests="test_review.py",
+    ),
+    fault(
+        "the camera is on the other side",
+        "figures",
+        ("np.cross(up, eye)", "np.cross(eye, up)"),
+        tests="test_figures.py",
+    ),
 )
 
 

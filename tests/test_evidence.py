@@ -170,7 +170,7 @@ def test_a_lesions_peak_is_read_inside_it_alone():
     probability = np.where(lesions == 1, 0.4, 0.9).astype(np.float32)
     assert len(inside) and evidence.peak_of_lesion(case, probability, first) == pytest.approx(0.4)
     figure = evidence.draw_maps(case, {"a": probability, "b": probability * 0}, {"a": 0.3, "b": 0.5}, first)
-    assert [a.get_title() for a in figure.axes[:3]][1] in ("", "a\nfrom 0.30 on") and len(figure.axes) == 4
+    assert [a.get_title() for a in figure.axes[:3]][1] in ("", "a\nfrom 0.3 on") and len(figure.axes) == 4
 
 
 def test_the_shipped_rows_are_read_with_and_without_the_project():

@@ -30,6 +30,7 @@ def test_a_review_is_kept_and_goes_on_where_it_stopped(tmp_path):
     first.decide("later")
     again = Review(case, found, path)
     assert list(again.table["decision"]) == ["accept", "later", ""] and again.position == 2
+    assert not again.mask()[np.isin(found.labels, lesions[1:])].any()  # put off and open: neither stands
     again.decide("reject")
     assert again.position == 1 and not again.done  # what was put off comes back
     again.decide("reject")
