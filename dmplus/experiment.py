@@ -345,7 +345,8 @@ class Experiments:
             candidate, confirmed = zip(pair["source"], scoring.LEVELS[pair["level"]], strict=True)
             for i, visit in enumerate(visits):
                 masks = (maps[source][i] >= level for source, level in (candidate, confirmed))
-                rows = scoring.tiers(visit.case.label, *masks, numbers=visit.numbers)  # type: ignore[arg-type]
+                seen = maps[candidate[0]][i]
+                rows = scoring.tiers(visit.case.label, *masks, probability=seen, numbers=visit.numbers)  # type: ignore[arg-type]
                 tables.append(rows.assign(system=system, case=visit.case.name))
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "tiers.csv.gz") as part:

@@ -19,7 +19,7 @@ from dmplus.runtime import InputError
 LEVELS: np.ndarray = (1 / (1 + np.exp(-np.arange(-16, 39) / 4))).astype(np.float32)
 HALF = 16
 COLUMNS = ("kind", "id", "volume_mm3", "top", "bottom", "dice", "what", "x", "y", "z")
-TIER_COLUMNS = ("kind", "id", "volume_mm3", "tier", "x", "y", "z")
+TIER_COLUMNS = ("kind", "id", "volume_mm3", "tier", "peak", "x", "y", "z")
 
 
 def score(
@@ -166,17 +166,19 @@ def _kinds(lookalikes: np.ndarray | None, places: np.ndarray, reach: int = 2) ->
 
 
 def tiers(
-    label: np.ndarray, candidate: np.ndarray, confirmed: np.ndarray, *, numbers: np.ndarray | None = None,
-    voxel_mm3: float = 1.0,
+    label: np.ndarray, candidate: np.ndarray, confirmed: np.ndarray, *, probability: np.ndarray | None = None,
+    numbers: np.ndarray | None = None, voxel_mm3: float = 1.0,
 ) -> pd.DataFrame:  # fmt: skip
     """Rows of one volume after triage: reference mask and the two predicted masks (X, Y, Z), bool.
 
     Blobs are the components of the union; one that holds a confirmed voxel is confirmed, any other a candidate. Columns:
     kind ("lesion": reference lesion, "fp": blob that touches none), id (as in :func:`score`), volume_mm3 (of the lesion or
-    the blob), tier ("confirmed", "candidate", "missed"; a lesion has the best tier of the blobs that touch it), x, y, z
-    (centre). Empty masks give no rows of that kind. Raises ``InputError`` for arrays of different shapes.
+    the blob), tier ("confirmed", "candidate", "missed"; a lesion has the best tier of the blobs that touch it), peak (of
+    ``probability`` in the blob, or in the lesion and the blobs that touch it; NaN without a map), x, y, z (centre). Empty
+    masks give no rows of that kind. Raises ``InputError`` for arrays of different shapes.
     """
-    for name, array in (("candidate", candidate), ("confirmed", confirmed), ("numbers", numbers)):
+    arrays = {"candidate": candidate, "confirmed": confirmed, "probability": probability, "numbers": numbers}
+    for name, array in arrays.items():
         if array is not None and array.shape != label.shape:
             raise InputError(
                 f"tiers: expected {name} of the label's shape {label.shape}; got {array.shape}; resample it"
@@ -187,14 +189,33 @@ def tiers(
     best[np.unique(blobs[confirmed])] = 2
     shared = contingency(reference, blobs)[1:, 1:] > 0
     names = np.array(["missed", "candidate", "confirmed"], object)
+    inside, of_blob = (_highest(probability, labels, k) for labels, k in ((reference, count), (blobs, n)))
+    touching = np.where(shared, of_blob, -np.inf).max(1, initial=-np.inf)
     lesion = pd.DataFrame(
         {"kind": np.full(count, "lesion", object), "id": _ids(reference, count, numbers),
-         "tier": names[(shared * best[1:]).max(1, initial=0)], **_places(reference, count, voxel_mm3)}
+         "tier": names[(shared * best[1:]).max(1, initial=0)], "peak": np.maximum(inside, touching),
+         **_places(reference, count, voxel_mm3)}
     )  # fmt: skip
     false = pd.DataFrame(
-        {"kind": np.full(n, "fp", object), "id": 0, "tier": names[best[1:]], **_places(blobs, n, voxel_mm3)}
+        {
+            "kind": np.full(n, "fp", object),
+            "id": 0,
+            "tier": names[best[1:]],
+            "peak": of_blob,
+            **_places(blobs, n, voxel_mm3),
+        }
     )[~shared.any(0)]
     return pd.concat([lesion, false], ignore_index=True)[list(TIER_COLUMNS)]
+
+
+def _highest(probability: np.ndarray | None, labels: np.ndarray, count: int) -> np.ndarray:
+    """Highest probability in each component, to six digits; NaN without a map."""
+    if probability is None or not count:
+        return np.full(count, np.nan)
+    where = np.nonzero(labels)
+    peak = np.zeros(count)
+    np.maximum.at(peak, labels[where] - 1, probability[where])
+    return np.round(peak, 6)
 
 
 def counts(rows: pd.DataFrame, level: int) -> tuple[int, int, int]:

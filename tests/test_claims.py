@@ -220,11 +220,11 @@ def test_a_curve_falls_from_the_first_prediction_to_the_floor_of_the_rows(folder
 
 def test_tiers_are_counted_per_patient(folder, tmp_path):
     tiers = pd.DataFrame(
-        [("ensemble", "c00", "lesion", 1, 50.0, "confirmed", 0, 0, 0),
-         ("ensemble", "c01", "lesion", 1, 50.0, "candidate", 0, 0, 0),
-         ("ensemble", "c01", "lesion", 2, 500.0, "missed", 0, 0, 0),
-         ("ensemble", "c02", "fp", 0, 150.0, "candidate", 0, 0, 0),
-         ("ensemble", "c02", "fp", 0, 10.0, "confirmed", 0, 0, 0)],
+        [("ensemble", "c00", "lesion", 1, 50.0, "confirmed", 0.9, 0, 0, 0),
+         ("ensemble", "c01", "lesion", 1, 50.0, "candidate", 0.9, 0, 0, 0),
+         ("ensemble", "c01", "lesion", 2, 500.0, "missed", 0.9, 0, 0, 0),
+         ("ensemble", "c02", "fp", 0, 150.0, "candidate", 0.9, 0, 0, 0),
+         ("ensemble", "c02", "fp", 0, 10.0, "confirmed", 0.9, 0, 0, 0)],
         columns=["system", "case", *scoring.TIER_COLUMNS],
     )  # fmt: skip
     rows = tmp_path / "rows"

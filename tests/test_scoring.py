@@ -88,6 +88,12 @@ def test_tiers_of_a_volume_by_hand():
         (1.5, 1.0, 1.0): "confirmed", (1.0, 5.0, 1.0): "candidate", (5.0, 1.0, 1.0): "confirmed", (8.0, 8.0, 8.0): "missed",
     }  # fmt: skip
     assert sorted(zip(false.tier, false.volume_mm3, strict=True)) == [("candidate", 1.0), ("confirmed", 3.0)]
+    assert made.peak.isna().all()
+    probability = np.where(sens, 0.9, np.where(label, 0.3, 0.1)).astype(np.float32)
+    probability[2, 1, 1], probability[1, 8, 8] = 0.95, 0.7
+    peaks = scoring.tiers(label, sens, spec, probability=probability)
+    assert dict(zip(peaks.x[:4], peaks.peak[:4], strict=True)) == {1.5: 0.95, 1.0: 0.9, 5.0: 0.3, 8.0: 0.3}
+    assert sorted(peaks.peak[4:]) == [0.7, 0.9]
     numbers = np.where(label, 7, 0)
     assert set(scoring.tiers(label, sens, spec, numbers=numbers).query("kind == 'lesion'").id) == {7}
     nothing = np.zeros_like(label)
