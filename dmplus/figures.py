@@ -362,7 +362,7 @@ def _lesion_page(case: Case, triage: Triage, *, planes: tuple[str, ...], most: i
     for i, row in enumerate(rows.itertuples(index=False)):
         top = _HEAD + i * pitch
         _facts(axes, row, top, earlier=case.prior is not None)
-        centre = _voxel_in_lesion(triage, int(row.lesion))
+        centre = voxel_in_lesion(triage, int(row.lesion))
         tiers = _crop(triage.tiers, centre, half)
         this = _crop(triage.labels == row.lesion, centre, half)
         for k in range(panels):
@@ -398,7 +398,7 @@ def lesion_board(case: Case, triage: Triage, lesion: int, *, edge_mm: float = _C
     tier = triage.lesions.set_index("lesion").loc[lesion, "tier"]
     volumes = [("now", case.image)] + ([] if case.prior is None else [("earlier", case.prior)])
     half = np.maximum(np.round(edge_mm / 2 / np.array(case.spacing)).astype(int), 1)
-    centre = _voxel_in_lesion(triage, lesion)
+    centre = voxel_in_lesion(triage, lesion)
     figure, axes = new_figure(3 * panel, len(volumes) * (panel + 0.22), rows=len(volumes), columns=3)
     with style():
         for row, (when, volume) in zip(axes, volumes, strict=True):
@@ -478,7 +478,7 @@ def change_words(change: str, ratio: float, prior_volume_mm3: float) -> str:
     return f"{change}: {ratio:.2g} × the earlier {volume_words(prior_volume_mm3)}"
 
 
-def _voxel_in_lesion(triage: Triage, lesion: int) -> np.ndarray:
+def voxel_in_lesion(triage: Triage, lesion: int) -> np.ndarray:
     """The lesion's voxel that is nearest to its centre of mass (a ring or a crescent may not hold its own centre)."""
     voxels = np.argwhere(triage.labels == lesion)
     return voxels[np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1))]

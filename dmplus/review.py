@@ -353,3 +353,34 @@ def perfect_review(review: Review) -> None:
     while not review.done:
         lesion = int(review.table.loc[review.position, "lesion"])
         review.decide("accept" if (label[review.triage.labels == lesion] > 0).any() else "reject")
+
+
+def centres(triage: Triage, *, tier: str) -> list[tuple[int, int, int]]:
+    """A voxel inside each lesion of a tier, nearest to its middle: where a reader who believes the models would click."""
+    numbers = triage.lesions.loc[triage.lesions["tier"] == tier, "lesion"]
+    return [tuple(int(v) for v in figures.voxel_in_lesion(triage, int(n))) for n in numbers]  # type: ignore[misc]
+
+
+def turnable(case: Case, triage: Triage) -> Any:
+    """The scan and its tiers as a brain to be turned in JupyterLab (ipyniivue). Its static twin is ``figures.surface``.
+
+    Candidates are blue and confirmed lesions orange, as everywhere.
+    """
+    import ipyniivue
+    import nibabel
+    from matplotlib.colors import to_rgb
+
+    def volume(array: np.ndarray, name: str, **look: Any) -> Any:
+        image = nibabel.Nifti1Image(array, case.affine)
+        return ipyniivue.Volume(data=image.to_bytes(), name=f"{name}.nii", **look)
+
+    colours = [(0, 0, 0), *(to_rgb(figures.TIER_LINES[t][0]) for t in ("candidate", "confirmed"))]
+    tiers = volume(triage.tiers.astype(np.uint8), "tiers")
+    tiers.set_colormap_label(
+        {c: [round(255 * rgb[k]) for rgb in colours] for k, c in enumerate("RGB")}
+        | {"A": [0, 255, 255], "I": [0, 1, 2], "labels": ["", "candidate", "confirmed"]}
+    )
+    view = ipyniivue.NiiVue(height=420, back_color=(1, 1, 1, 1), is_colorbar=False)
+    view.set_slice_type(ipyniivue.SliceType.RENDER)
+    view.load_volumes([volume(case.image.astype(np.float32), "scan", opacity=0.3), tiers])
+    return view

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from test_figures import scene
 
 from dmplus import figures
-from dmplus.review import Reading, Review, bright_reader, perfect_review
+from dmplus.review import Reading, Review, bright_reader, centres, perfect_review, turnable
 from dmplus.runtime import InputError
 
 CENTRES = [(10, 12, 14), (20, 30, 10), (5, 30, 18), (22, 8, 6)]  # the first is confirmed, three are candidates
@@ -173,3 +174,15 @@ def test_the_bright_reader_marks_bright_places_inside_the_brain_and_apart():
     assert len(marks) == 3 and len(set(marks)) == 3
     assert all(min(max(abs(a - b) for a, b in zip(m, c, strict=True)) for c in CENTRES) <= 2 for m in marks)
     assert bright_reader(case, 3) == marks
+
+
+def test_the_turnable_brain_holds_scan_and_tiers_in_their_colours():
+    case, found = scene(CENTRES)
+    view = turnable(case, found)
+    scan, tiers = view.volumes
+    assert np.array_equal(nibabel.Nifti1Image.from_bytes(tiers.data).get_fdata(), found.tiers)
+    assert np.allclose(nibabel.Nifti1Image.from_bytes(scan.data).affine, case.affine)
+    lut = np.asarray(tiers.colormap_label.lut).reshape(-1, 4)
+    assert lut[1, :3].tolist() == [0x56, 0xB4, 0xE9] and lut[2, :3].tolist() == [0xE6, 0x9F, 0x00] and lut[0, 3] == 0
+    assert centres(found, tier="confirmed") == [CENTRES[0]]
+    assert {tuple(c) for c in centres(found, tier="candidate")} == set(CENTRES[1:])
