@@ -14,9 +14,10 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from dmplus import notebooks
+from dmplus import course, notebooks
 
 pytestmark = pytest.mark.skipif(os.environ.get("DMPLUS_BROWSER") != "1", reason="a browser: make test-browser")
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +51,7 @@ def lab(tmp_path_factory):
     environment = {
         **os.environ,
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-        "DMPLUS_RUN": str(folder / "runs"),
+        course.RUN_FOLDER: str(folder / "runs"),
     }
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--expose-app-in-browser",
@@ -182,3 +183,39 @@ def test_every_control_of_a_notebook_changes_what_it_shows(lab, browser, page, n
             moved.append("click" if look(box)[0] != before else "picture")
         (SHOTS / f"{name}_{number}_moved.png").write_bytes(box.screenshot())
     print(json.dumps({name: moved}))
+
+
+@pytest.mark.skipif("04_ensemble_triage" not in NAMES, reason="the review board is in notebook 04")
+def test_a_review_is_played_to_its_csv_and_goes_on_after_a_restart(lab, page):
+    address, folder = lab
+    kept = folder / "runs" / "decisions.csv"
+    kept.unlink(missing_ok=True)
+    run_all(page, address, "04_ensemble_triage")
+    total = None
+    for decision in ("Accept", "Later", "Reject"):
+        box = page.locator(".widget-vbox", has=page.get_by_role("button", name="Accept", exact=True)).last
+        button = box.get_by_role("button", name=decision, exact=True)
+        if button.is_disabled():
+            break
+        before = pictures(box)
+        button.click()
+        settle(page)
+        assert pictures(box) != before
+        table = pd.read_csv(kept, keep_default_na=False)
+        total = len(table)
+        assert decision.lower() in set(table["decision"])
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+    page.wait_for_timeout(3000)
+    run_all(page, address, "04_ensemble_triage")
+    box = page.locator(".widget-vbox", has=page.get_by_role("button", name="Accept", exact=True)).last
+    words = box.locator(".widget-html-content").first.inner_text()
+    assert "1 accepted" in words and total is not None
+    for _ in range(total + 1):
+        button = box.get_by_role("button", name="Reject", exact=True)
+        if button.is_disabled():
+            break
+        button.click()
+        settle(page)
+    decided = pd.read_csv(kept, keep_default_na=False)["decision"]
+    assert decided.isin(["accept", "reject"]).all() and (decided == "accept").sum() == 1
+    (SHOTS / "04_reviewed.png").write_bytes(box.screenshot())
