@@ -103,6 +103,20 @@ def ratios(r: Results, names: Mapping[str, tuple[Sequence[str], str]], baseline:
     return pd.DataFrame(lines, columns=["model", "ratio", "low", "high", "seeds"])
 
 
+def controls(r: Results, stem: str) -> dict[str, tuple[Sequence[str], str]]:
+    """For :func:`ratios`: the prior path of a stem ("jvss-0.995"), its controls and the channel, as far as they were run."""
+    path = f"{stem}-path"
+    asked = {
+        "path": (r.seeds(path), "prior"),
+        "path, prior zeroed in test": ([f"{path}-s0"], "zeroed"),
+        "path, another patient's prior in test": ([f"{path}-s0"], "other"),
+        "path trained with another patient's prior": ([f"{path}-other-s0"], "other"),
+        "second path trained with the current scan": ([f"{path}-current-s0"], "current"),
+        "channel": (r.seeds(f"{stem}-channel"), "prior"),
+    }
+    return {label: (runs, second) for label, (runs, second) in asked.items() if runs and r.has(*runs, second=second)}
+
+
 def by_misregistration(r: Results, names: Mapping[str, str], baseline: Sequence[str]) -> pd.DataFrame:
     """As :func:`ratios`, for priors moved out of place in test: one row per model and millimetre.
 

@@ -69,6 +69,8 @@ def test_ratios_are_those_of_false_positives_at_one_sensitivity_in_visits_with_a
     one, base = (r.group(r.seeds(s), prior=True).sum(1).mean(0) for s in ("jvss-0.995-path", "jvss-0.995"))
     at = results.fp_at(claims.EQUAL)
     assert table.loc["path", "ratio"] == pytest.approx(float(at(one) / at(base)))
+    known = temporal.controls(r, "jvss-0.995")
+    assert list(known) == ["path", "path, prior zeroed in test"]  # what was not run is left out
     assert table.loc["path", "low"] < table.loc["path", "ratio"] < 0.8 < table.loc["zeroed", "ratio"]
     assert len(temporal.draw_ratios(table.reset_index()).axes[0].containers) == 2
 
