@@ -53,6 +53,11 @@ def test_capture_follows_the_falling_peak_within_each_volume(r):
     assert figure.axes[0].get_ylabel() == "share of the true\ncandidates seen"
 
 
+def test_a_table_in_words_keeps_value_and_interval_together():
+    table = pd.DataFrame({"a": [0.5], "a_low": [0.25], "a_high": [0.75]}, index=["x"])
+    assert reader.with_intervals(table, {"a": "A"}).loc["x", "A"] == "0.50 [0.25, 0.75]"
+
+
 def test_calibration_counts_what_stands_at_half(r):
     table = reader.calibration(r, "sens-s0", bins=4)
     rows = r.rows["sens-s0", "test", "prior"]
