@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from dmplus import figures, paper, results, scoring, synthetic
-from dmplus.claims import curve_over_alpha
+from dmplus.claims import EQUAL, curve_over_alpha
 from dmplus.matching import label_lesions
 from dmplus.notebooks import notebooks_folder
 from dmplus.results import Estimate, Results, of, pooled
@@ -75,6 +75,36 @@ def beside_the_paper(
             "mDSC": in_words(of(results.mdsc, both)), "paper mDSC": own["mdsc"],
         }  # fmt: skip
     return pd.DataFrame(lines).T
+
+
+def over_alpha_at_equal(r: Results, curves: Mapping[str, str], *, sensitivity: float = EQUAL) -> pd.DataFrame:
+    """False positives per volume of every alpha of a loss where its falling threshold finds ``sensitivity`` of the test lesions.
+
+    curves: legend → stem. A row per loss: the fewest and the most over its alphas, with the alpha, and the numbers behind
+    (column each, alpha → Estimate). NaN where a run does not get there above the floor of its rows.
+    """
+    lines = {}
+    for label, stem in curves.items():
+        each = {
+            name.removeprefix(f"{stem}-").partition("-")[0]: of(results.fp_at(sensitivity), r.group([name]))
+            for name in curve_over_alpha(r, stem)
+        }
+        known = {a: e for a, e in each.items() if not np.isnan(e.value)}
+        low, high = (f(known, key=lambda a: known[a].value) for f in (min, max))
+        lines[label] = {
+            "fewest": f"{in_words(known[low], 1)} (alpha {low})", "most": f"{in_words(known[high], 1)} (alpha {high})",
+            "not reached by": ", ".join(a for a in each if a not in known), "each": each,
+        }  # fmt: skip
+    return pd.DataFrame(lines).T
+
+
+def shared_recalls(r: Results, curves: Mapping[str, str]) -> tuple[float, float]:
+    """The recalls at 0.5, lowest and highest, that the curves over alpha of all losses reach: where areas are compared."""
+    reached = [
+        [float(results.sensitivity(r.group([n]).sum((0, 1)))) for n in curve_over_alpha(r, stem)]
+        for stem in curves.values()
+    ]
+    return max(map(min, reached)), min(map(max, reached))
 
 
 def in_words(e: Estimate, digits: int = 2) -> str:

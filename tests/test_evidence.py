@@ -125,6 +125,25 @@ def test_the_curve_over_alpha_draws_the_points_of_the_rows(r):
     assert evidence.over_alpha(r, {"JVSS": "jvss"}).axes[0].get_legend() is not None
 
 
+def test_every_alpha_is_read_at_one_sensitivity(r):
+    table = evidence.over_alpha_at_equal(r, {"JVSS": "jvss"}, sensitivity=0.5)
+    each = table.loc["JVSS", "each"]
+    at = {a: float(results.fp_at(0.5)(r.group([f"jvss-{a}-s0"]).sum((0, 1)))) for a in ("0.995", "0.9", "0.5")}
+    assert {a: e.value for a, e in each.items()} == pytest.approx(at, nan_ok=True)
+    known = {a: v for a, v in at.items() if not np.isnan(v)}
+    assert table.loc["JVSS", "fewest"].endswith(f"(alpha {min(known, key=known.get)})")
+    assert table.loc["JVSS", "not reached by"] == ", ".join(a for a in at if a not in known)
+
+
+def test_shared_recalls_lie_between_the_ends_of_all_curves(r):
+    low, high = evidence.shared_recalls(r, {"JVSS": "jvss", "SSE": "sse"})
+    ends = {
+        stem: sorted(float(results.sensitivity(r.group([n]).sum((0, 1)))) for n in claims.curve_over_alpha(r, stem))
+        for stem in ("jvss", "sse")
+    }
+    assert (low, high) == (max(e[0] for e in ends.values()), min(e[-1] for e in ends.values()))
+
+
 def test_a_froc_curve_falls_with_its_threshold_and_is_marked_at_half(r):
     figure = evidence.froc(r, {"BCE": ["bce-s0"]})
     total = r.group(["bce-s0"]).sum((0, 1))
