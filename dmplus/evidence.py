@@ -178,7 +178,8 @@ def over_alpha(
     """Precision against recall at threshold 0.5, one point per alpha (Figure 6 of the paper).
 
     curves: legend → stem of the runs ("jvss", "sse+bce"). also: legend → runs drawn as one point (seeds pooled). moved: a
-    run whose threshold is moved, drawn as a grey line. Left the whole square, right the part where the points lie.
+    run whose threshold is moved, drawn as a grey line. Left the whole square, right the part where the points lie, precision
+    on a logarithmic axis, with the largest and the smallest alpha of each curve.
     """
     figure, axes = figures.new_figure(7.0, 3.7, columns=2)
     reached = []
@@ -192,18 +193,21 @@ def over_alpha(
             at = [_point(r.group([n], split=split)) for n in names]
             reached += [(x.value, y.value) for x, y in at]
             _crosses(axis, at, number, label)
-            for name, (x, y) in zip(names, at, strict=True) if close else ():
-                alpha = name.removeprefix(f"{stem}-").partition("-")[0]
-                axis.annotate(alpha, (x.value, y.value), (4, 4), textcoords="offset points", fontsize=8)
+            ends = {0: (4, -11), len(names) - 1: (4, 5)} if close else {}  # its largest and its smallest alpha
+            for place, shift in ends.items():
+                alpha = names[place].removeprefix(f"{stem}-").partition("-")[0]
+                corner = [e.value for e in at[place]]
+                axis.annotate(alpha, corner, shift, textcoords="offset points", fontsize=8, color=COLOURS[number])
         for number, (label, runs) in enumerate((also or {}).items(), len(curves)):
             at = [_point(r.group(runs, split=split))]
             reached += [(x.value, y.value) for x, y in at]
             _crosses(axis, at, number, label)
         axis.set(xlabel="sensitivity (recall)", xlim=(0, 1.02), ylim=(0, 1.02))
     x, y = zip(*reached, strict=True)
-    axes[0, 1].set(
-        xlim=(max(0, min(x) - 0.05), min(1.01, max(x) + 0.08)), ylim=(max(0, min(y) - 0.08), min(1.01, max(y) + 0.1))
-    )
+    axes[0, 1].set(yscale="log", xlim=(max(0, min(x) - 0.06), 1.04), ylim=(min(y) / 1.6, min(1.0, max(y) * 1.6)))
+    ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if min(y) / 1.6 <= t <= max(y) * 1.6]
+    axes[0, 1].set_yticks(ticks, [f"{t:g}" for t in ticks])
+    axes[0, 1].minorticks_off()
     axes[0, 0].set(ylabel="precision")
     axes[0, 0].legend(loc="best", fontsize=8)
     return figure
@@ -258,6 +262,17 @@ def _all_sensitivity(counts: np.ndarray) -> np.ndarray:
 
 def _all_fp(counts: np.ndarray) -> np.ndarray:
     return results.over(counts[..., results.FALSE], counts[..., results.VOLUMES])
+
+
+def better_from(r: Results, one: Sequence[str], other: Sequence[str], *, split: str = "test") -> float:
+    """False positives per volume from which on ``one`` finds more than ``other`` at every budget up to 20; NaN if at none."""
+    sums = [pooled(r.group(names, split=split))[0] for names in (one, other)]
+    budgets = np.geomspace(0.1, 20, 400)
+    ahead = np.array([results.sensitivity_at(b)(sums[0]) > results.sensitivity_at(b)(sums[1]) for b in budgets])
+    if not ahead[-1]:
+        return float("nan")
+    behind = np.flatnonzero(~ahead)
+    return float(budgets[behind[-1] + 1] if len(behind) else budgets[0])
 
 
 def by_size(
@@ -377,7 +392,7 @@ def draw_maps(
 
     A map is coloured from 0.05 on; what reaches its threshold is outlined. Voxels are those of the case.
     """
-    figure, axes = figures.new_figure(2.3 * (len(maps) + 1), 3.0, columns=len(maps) + 1)
+    figure, axes = figures.new_figure(2.3 * (len(maps) + 1), 3.7, columns=len(maps) + 1)
     x, y, z = (round(float(c)) for c in centre)
     image = None
     with figures.style():
@@ -407,9 +422,9 @@ def draw_history(history: pd.DataFrame, *, title: str) -> Figure:
     for number, part in enumerate(parts):
         look = {"marker": MARKERS[number], "color": COLOURS[number], "ls": DASHES[number]}
         axes[0, 0].plot(history["segments"], history[part], label="sum" if part == "loss" else part.upper(), **look)
-    axes[0, 0].set(xlabel="segments seen", ylabel="mean since the last point", title=title)
+    axes[0, 0].set(xlabel="segments seen", ylabel="mean since the last point")
     axes[0, 0].legend()
-    return figure
+    return figures.titled(figure, title)
 
 
 def learning_curve(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float = 0.8) -> Figure:

@@ -65,6 +65,12 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) 
         return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def titled(figure: Figure, text: str) -> Figure:
+    """The figure with a title in this package's style over its first axes, wherever it was made; returns it."""
+    figure.axes[0].set_title(text, loc="left", fontsize=11, fontweight="bold")
+    return figure
+
+
 def png(figure: Figure, *, dpi: int = 110) -> bytes:
     """The figure as PNG bytes on white, red, green and blue in steps of 5: no eye sees it, and it takes half the space."""
     from PIL import Image

@@ -95,11 +95,10 @@ def draw_load(table: pd.DataFrame, title: str) -> Figure:
     axis.set(
         xlabel="test patients, the busiest first",
         ylabel="candidates per volume",
-        title=title,
         xlim=(-0.7, len(x) - 0.3),
     )
     axis.legend()
-    return figure
+    return figures.titled(figure, title)
 
 
 def draw_capture(tables: dict[str, pd.DataFrame], title: str) -> Figure:
@@ -112,9 +111,9 @@ def draw_capture(tables: dict[str, pd.DataFrame], title: str) -> Figure:
         if k == 0:
             axis.fill_between(table["reviewed"], table["low"], table["high"], color=colour, alpha=0.15, lw=0)
     axis.set(xlabel="candidates looked at per volume", ylabel="share of the true\ncandidates seen",
-             ylim=(0, 1.03), title=title)  # fmt: skip
+             ylim=(0, 1.03))  # fmt: skip
     axis.legend(loc="lower right", fontsize=8)
-    return figure
+    return figures.titled(figure, title)
 
 
 # ------------------------------------------------------------------------------------------- calibration
@@ -150,11 +149,9 @@ def draw_calibration(tables: dict[str, pd.DataFrame], title: str) -> Figure:
         spread = np.maximum([table["true"] - table["low"], table["high"] - table["true"]], 0)
         axis.errorbar(table["peak"], table["true"], yerr=spread, color=evidence.COLOURS[k], marker=evidence.MARKERS[k],
                       ls=evidence.DASHES[k], elinewidth=0.8, label=label)  # fmt: skip
-    axis.set(
-        xlabel="peak probability of a blob", ylabel="share that is true", xlim=(0.48, 1.02), ylim=(0, 1.02), title=title
-    )
+    axis.set(xlabel="peak probability of a blob", ylabel="share that is true", xlim=(0.48, 1.02), ylim=(0, 1.02))
     axis.legend(loc="upper left")
-    return figure
+    return figures.titled(figure, title)
 
 
 # ------------------------------------------------------------------------------------------- the gallery

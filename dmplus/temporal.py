@@ -211,9 +211,9 @@ def draw_timeline(table: pd.DataFrame, title: str) -> Figure:
     for k, lesion in enumerate(table.columns):
         look = {"color": COLOURS[k % 6], "marker": MARKERS[k % 6], "ls": DASHES[k % 6]}
         axes[0, 0].plot(table.index, table[lesion], label=f"lesion {lesion}", **look)
-    axes[0, 0].set(yscale="log", xlabel="days since the first visit", ylabel="volume, mm³", title=title)
+    axes[0, 0].set(yscale="log", xlabel="days since the first visit", ylabel="volume, mm³")
     axes[0, 0].legend(ncols=2)
-    return figure
+    return figures.titled(figure, title)
 
 
 def moved_prior(case: Case, mm: float, *, direction: Sequence[float] = (1.0, 0.0, 0.0)) -> Case:
