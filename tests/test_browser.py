@@ -29,6 +29,8 @@ CELLS = """() => window.jupyterapp.shell.currentWidget.content.widgets
         count: c.model.executionCount,
         outputs: c.model.outputs.toJSON().map(o => o.output_type + ' ' + (o.evalue || '')),
     }))"""
+OUTPUTS = """() => window.jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code')
+    .flatMap(c => c.model.outputs.toJSON().map(o => Object.keys(o.data || {}).join() + ' ' + String(o.text || '').slice(0, 60)))"""
 BUSY = "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status"
 
 
@@ -117,11 +119,18 @@ def run_all(page, address: str, name: str, *, minutes: float = 6) -> None:
     raise AssertionError(f"{name}: not done after {minutes} minutes")
 
 
-def settle(page) -> None:
-    """Wait until the kernel has answered and the browser has drawn it."""
+def settle(page, box=None, before=None) -> None:
+    """Wait until what a widget shows is no longer ``before`` (10 s at most) and has stopped changing."""
+    until = time.monotonic() + 10
+    while box is not None and look(box) == before and time.monotonic() < until:
+        page.wait_for_timeout(100)
     page.wait_for_timeout(250)
     page.wait_for_function(f"() => ({BUSY})() === 'idle'", timeout=60_000)
-    page.wait_for_timeout(250)
+    while box is not None and time.monotonic() < until:
+        seen = look(box)
+        page.wait_for_timeout(300)
+        if look(box) == seen:
+            return
 
 
 def look(box) -> tuple[str, bytes]:
@@ -141,6 +150,14 @@ def test_every_control_of_a_notebook_changes_what_it_shows(lab, browser, page, n
     address, _ = lab
     run_all(page, address, name)
     boxes = page.locator(".jp-OutputArea-output .widget-vbox:visible")
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    try:
+        boxes.first.wait_for(timeout=20_000)  # drawn some moments after the cell has run
+    except Exception:
+        page.screenshot(path=SHOTS / f"{name}_failed.png", full_page=True)
+        print(page.evaluate(OUTPUTS))
+        raise
+    settle(page, boxes.last, ("", b""))
     outer = [b for b in boxes.all() if b.evaluate("e => !e.parentElement.closest('.widget-vbox')")]
     assert outer, f"{name} has no widget"
     SHOTS.mkdir(parents=True, exist_ok=True)
@@ -151,9 +168,12 @@ def test_every_control_of_a_notebook_changes_what_it_shows(lab, browser, page, n
         for handle in box.locator("[role=slider]").all():
             ends = []
             for key in ("Home", "End"):
+                before, value = look(box), handle.get_attribute("aria-valuenow")
                 handle.focus()
                 handle.press(key)
-                settle(page)
+                page.wait_for_timeout(100)
+                if handle.get_attribute("aria-valuenow") != value:  # else it stood there
+                    settle(page, box, before)
                 ends.append((handle.get_attribute("aria-valuenow"), *look(box), pictures(box)))
             assert ends[0][0] != ends[1][0], f"{name}: a slider that does not move"
             assert ends[0][1] != ends[1][1] and ends[0][3] != ends[1][3], f"{name}: a slider without effect"
@@ -161,8 +181,9 @@ def test_every_control_of_a_notebook_changes_what_it_shows(lab, browser, page, n
         for group in box.locator(".widget-toggle-buttons").all():
             seen = []
             for button in (group.locator("button").last, group.locator("button").first):
+                before, chosen = look(box), "mod-active" in (button.get_attribute("class") or "")
                 button.click()
-                settle(page)
+                settle(page, box, None if chosen else before)
                 seen.append((*look(box), pictures(box)))
             assert seen[0][0] != seen[1][0] and seen[0][2] != seen[1][2], f"{name}: buttons without effect"
             moved.append("buttons")
@@ -170,17 +191,18 @@ def test_every_control_of_a_notebook_changes_what_it_shows(lab, browser, page, n
             n = choice.locator("option").count()
             seen = []
             for index in (n - 1, min(1, n - 1)):
+                before = look(box)
                 choice.select_option(index=index)
-                settle(page)
+                settle(page, box, before)
                 seen.append(box.screenshot())
             assert n < 3 or seen[0] != seen[1], f"{name}: a list without effect"
             moved.append("list")
         for image in box.locator("img").all():
-            before = look(box)[0]
+            before = look(box)
             area = image.bounding_box()
             image.click(position={"x": area["width"] * 0.5, "y": area["height"] * 0.5})
-            settle(page)
-            moved.append("click" if look(box)[0] != before else "picture")
+            page.wait_for_timeout(1000)  # not every picture answers
+            moved.append("click" if look(box)[0] != before[0] else "picture")
         (SHOTS / f"{name}_{number}_moved.png").write_bytes(box.screenshot())
     print(json.dumps({name: moved}))
 
@@ -197,10 +219,10 @@ def test_a_review_is_played_to_its_csv_and_goes_on_after_a_restart(lab, page):
         button = box.get_by_role("button", name=decision, exact=True)
         if button.is_disabled():
             break
-        before = pictures(box)
+        before, pixels = look(box), pictures(box)
         button.click()
-        settle(page)
-        assert pictures(box) != before
+        settle(page, box, before)
+        assert pictures(box) != pixels
         table = pd.read_csv(kept, keep_default_na=False)
         total = len(table)
         assert decision.lower() in set(table["decision"])
@@ -214,8 +236,9 @@ def test_a_review_is_played_to_its_csv_and_goes_on_after_a_restart(lab, page):
         button = box.get_by_role("button", name="Reject", exact=True)
         if button.is_disabled():
             break
+        before = look(box)
         button.click()
-        settle(page)
+        settle(page, box, before)
     decided = pd.read_csv(kept, keep_default_na=False)["decision"]
     assert decided.isin(["accept", "reject"]).all() and (decided == "accept").sum() == 1
     (SHOTS / "04_reviewed.png").write_bytes(box.screenshot())
