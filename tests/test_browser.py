@@ -29,8 +29,14 @@ CELLS = """() => window.jupyterapp.shell.currentWidget.content.widgets
         count: c.model.executionCount,
         outputs: c.model.outputs.toJSON().map(o => o.output_type + ' ' + (o.evalue || '')),
     }))"""
+READY = """async () => {
+    await window.jupyterapp.restored;
+    const panel = window.jupyterapp.shell.currentWidget;
+    await panel.context.ready; await panel.revealed; await panel.sessionContext.ready;
+}"""
 OUTPUTS = """() => window.jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code')
-    .flatMap(c => c.model.outputs.toJSON().map(o => Object.keys(o.data || {}).join() + ' ' + String(o.text || '').slice(0, 60)))"""
+    .flatMap(c => c.model.outputs.toJSON().map(
+        o => Object.keys(o.data || {}).join() + ' ' + String(o.text || '').slice(0, 60)))"""
 BUSY = "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status"
 
 
@@ -102,7 +108,12 @@ def run_all(page, address: str, name: str, *, minutes: float = 6) -> None:
         "() => window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 5", timeout=60_000
     )
     page.wait_for_function(f"() => ({BUSY})() === 'idle'", timeout=60_000)
-    page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+    page.evaluate(READY)
+    for _ in range(20):  # commands act on the notebook in front, which takes a moment to be there
+        page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+        if not any(c["count"] for c in page.evaluate(CELLS)):
+            break
+        page.wait_for_timeout(500)
     assert not any(c["count"] for c in page.evaluate(CELLS))  # or the committed counts would pass for new ones
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
     until = time.monotonic() + 60 * minutes
