@@ -63,9 +63,7 @@ class Chooser:
         figure, axes = figures.new_figure(6.0, 3.2)
         axis = axes[0, 0]
         for number, name in enumerate(self.names):
-            c = self.sums[name]
-            x = results.over(c[..., results.FALSE], c[..., results.VOLUMES])
-            y = results.over(c[..., results.FOUND], c[..., results.FOUND] + c[..., results.MISSED])
+            y, _, x = results.along(self.sums[name])
             chosen = name == self.name
             axis.plot(x, y, color=evidence.COLOURS[number % 6], ls=evidence.DASHES[number % 6], lw=2.6 if chosen else 1.0,
                       label=name, zorder=2 + chosen)  # fmt: skip

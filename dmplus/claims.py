@@ -460,13 +460,11 @@ def table_of_curves(r: Results) -> pd.DataFrame:
         total = r.group(names, split=split, second=second).sum(1).mean(0)  # (levels, 5)
         table = pd.DataFrame(
             {"run": stem, "split": split, "second_image": second, "threshold": LEVELS.astype(float),
-             "sensitivity": [results.sensitivity(total, k) for k in range(len(LEVELS))],
-             "precision": [results.precision(total, k) for k in range(len(LEVELS))],
-             "fp_per_volume": [results.fp_per_volume(total, k) for k in range(len(LEVELS))]}
+             **dict(zip(("sensitivity", "precision", "fp_per_volume"), results.along(total), strict=True))}
         )  # fmt: skip
         shown = (total[:, results.FOUND] + total[:, results.FALSE]) > 0  # False where NaN: below the floor
         tables.append(table[shown].iloc[::-1])
-    return pd.concat(tables, ignore_index=True).astype({c: float for c in tables[0].columns[3:]}).round(4)
+    return pd.concat(tables, ignore_index=True).round(4)
 
 
 def table_of_areas(r: Results) -> pd.DataFrame:

@@ -185,8 +185,7 @@ def over_alpha(
     reached = []
     for axis, close in ((axes[0, 0], False), (axes[0, 1], True)):
         if moved is not None:
-            line = r.group([moved], split=split).sum(1).mean(0)
-            x, y = ([f(line, k) for k in range(len(LEVELS))] for f in (results.sensitivity, results.precision))
+            x, y, _ = results.along(r.group([moved], split=split).sum((0, 1)))
             axis.plot(x, y, color="#999999", lw=1.2, ls="-", zorder=1, label="one model, threshold moved")
         for number, (label, stem) in enumerate(curves.items()):
             names = curve_over_alpha(r, stem)
@@ -239,7 +238,7 @@ def froc(
     axis = axes[0, 0]
     for number, (label, names) in enumerate(groups.items()):
         both = pooled(r.group(names, split=split, prior=prior))
-        x, y = (f(both[0][None])[0] for f in (_all_fp, _all_sensitivity))
+        y, _, x = results.along(both[0])
         kept = np.isfinite(x) & (x > 0)
         colour, marker, dash = (each[number % len(COLOURS)] for each in (COLOURS, MARKERS, DASHES))
         axis.plot(x[kept], y[kept], color=colour, ls=dash, label=label)
@@ -254,14 +253,6 @@ def froc(
     axis.minorticks_off()
     axis.legend(loc="lower right")
     return figure
-
-
-def _all_sensitivity(counts: np.ndarray) -> np.ndarray:
-    return results.over(counts[..., results.FOUND], counts[..., results.FOUND] + counts[..., results.MISSED])
-
-
-def _all_fp(counts: np.ndarray) -> np.ndarray:
-    return results.over(counts[..., results.FALSE], counts[..., results.VOLUMES])
 
 
 def better_from(r: Results, one: Sequence[str], other: Sequence[str], *, split: str = "test") -> float:
@@ -311,8 +302,8 @@ def by_state(
 ) -> pd.DataFrame:  # fmt: skip
     """Lesions of test visits with a prior by what became of them, and the share that each group finds at its level.
 
-    second: the second image under which a group was scored, where it is not its own. Seeds are pooled; intervals are over
-    patients. Columns: model, state, lesions, sensitivity, low, high. ``InputError`` for rows without known states.
+    second: the second image under which a group was scored, where it is not its own. Intervals are over patients and
+    seeds. Columns: model, state, lesions, sensitivity, low, high. ``InputError`` for rows without known states.
     """
     if r.lesions is None:
         raise InputError("by_state: expected rows of a synthetic cohort (lesions.csv); got none; collect them again")
@@ -323,15 +314,12 @@ def by_state(
         level = (levels or {}).get(label, HALF)
         rows = pd.concat([r.rows[n, "test", (second or {}).get(label, "prior")].assign(run=n) for n in names])
         rows = rows[rows["kind"] == "lesion"].merge(states[["case", "id", "state"]], on=["case", "id"])
+        rows = rows.assign(patient=rows["case"].map(patient), found=rows["top"] >= level)
         for state in [s for s in dict.fromkeys(STATES.values()) if (rows["state"] == s).any()]:
-            own = rows[rows["state"] == state].assign(found=lambda t, k=level: t["top"] >= k)
-            each = own.groupby(own["case"].map(patient))["found"].agg(["sum", "count"]).to_numpy(float)
-            draws = np.random.default_rng(0).multinomial(
-                len(each), np.full(len(each), 1 / len(each)), results.RESAMPLES
-            )
-            sums = draws @ each
-            e = results.estimate(each[:, 0].sum() / each[:, 1].sum(), sums[:, 0] / sums[:, 1])
-            lines.append((label, state, int(each[:, 1].sum() / len(names)), e.value, e.low, e.high))
+            each = rows[rows["state"] == state].groupby(["run", "patient"])["found"].agg(["sum", "count"])
+            counts = np.stack([each.loc[n].to_numpy(float) for n in names])  # (seeds, patients, found and all)
+            e = of(lambda c: results.over(c[..., 0], c[..., 1]), counts)
+            lines.append((label, state, int(counts[0, :, 1].sum()), e.value, e.low, e.high))
     return pd.DataFrame(lines, columns=["model", "state", "lesions", "sensitivity", "low", "high"])
 
 

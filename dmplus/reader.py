@@ -11,7 +11,7 @@ import pandas as pd
 
 from dmplus import evidence, figures, results, scoring
 from dmplus.results import Results
-from dmplus.runtime import InputError, rng
+from dmplus.runtime import InputError
 from dmplus.scoring import LEVELS
 from dmplus.volume import Case
 
@@ -63,12 +63,10 @@ def capture(r: Results, system: str) -> pd.DataFrame:
     for column, weight in enumerate((blobs["true"].to_numpy(float), np.ones(len(blobs)))):
         np.add.at(seen[..., column], (at, blobs["place"].to_numpy(int) + 1), weight)
     seen = seen.cumsum(1)
-    draws = rng(0, "capture", len(patients)).multinomial(len(patients), np.full(len(patients), 1 / len(patients)), 2000)
-    drawn = np.tensordot(draws.astype(float), seen[..., 0], 1)
+    both = results.pooled(seen[None])
     lines = []
     for k in range(most + 1):
-        total = seen[:, -1, 0].sum()
-        e = results.estimate(float(results.over(seen[:, k, 0].sum(), total)), results.over(drawn[:, k], drawn[:, -1]))
+        e = results.of(lambda c, k=k: results.over(c[..., k, 0], c[..., -1, 0]), both)
         lines.append((k, seen[:, k, 1].sum() / len(visits), e.value, e.low, e.high))
     return pd.DataFrame(lines, columns=["k", "reviewed", "captured", "low", "high"])
 

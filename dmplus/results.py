@@ -222,6 +222,12 @@ def over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.where(b > 0, a / b, np.nan)
 
 
+def along(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sensitivity, precision (the paper's) and false positives per volume at every level: (..., levels) each."""
+    found, false = counts[..., FOUND], counts[..., FALSE]
+    return over(found, found + counts[..., MISSED]), over(found, found + false), over(false, counts[..., VOLUMES])
+
+
 def sensitivity(counts: np.ndarray, level: int = HALF) -> np.ndarray:
     """Found / all lesions."""
     c = counts[..., level, :]
@@ -253,9 +259,7 @@ def fp_at(wanted: float | np.ndarray) -> Statistic:
     """
 
     def statistic(counts: np.ndarray) -> np.ndarray:
-        falling = counts[..., ::-1, :]
-        s = over(falling[..., FOUND], falling[..., FOUND] + falling[..., MISSED])
-        fp = over(falling[..., FALSE], falling[..., VOLUMES])
+        s, _, fp = along(counts[..., ::-1, :])  # as the threshold falls
         s = np.concatenate([np.zeros_like(s[..., :1]), s], -1)  # nothing predicted: 0 found, 0 false
         fp = np.concatenate([np.zeros_like(fp[..., :1]), fp], -1)
         reached = np.where(np.isnan(fp), False, s >= np.asarray(wanted)[..., None])
@@ -273,8 +277,7 @@ def sensitivity_at(budget: float) -> Statistic:
     """The best sensitivity of any threshold with at most ``budget`` false positives per volume."""
 
     def statistic(counts: np.ndarray) -> np.ndarray:
-        fp = over(counts[..., FALSE], counts[..., VOLUMES])
-        s = over(counts[..., FOUND], counts[..., FOUND] + counts[..., MISSED])
+        s, _, fp = along(counts)
         return np.where(fp <= budget, s, 0.0).max(-1)
 
     return statistic

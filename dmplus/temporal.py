@@ -15,7 +15,7 @@ import pandas as pd
 from dmplus import claims, figures, results
 from dmplus.evidence import COLOURS, DASHES, MARKERS
 from dmplus.experiment import SHIFTS_MM
-from dmplus.results import Results, compare, of, pooled
+from dmplus.results import Results, compare, pooled
 from dmplus.runtime import InputError
 from dmplus.volume import Case, zscore
 
@@ -227,19 +227,9 @@ def moved_prior(case: Case, mm: float, *, direction: Sequence[float] = (1.0, 0.0
     return dataclasses.replace(case, prior=(moved * case.mask).astype(np.float32))
 
 
-def summary(r: Results, name: str, *, prior: bool | None = None) -> dict[str, results.Estimate]:
-    """Sensitivity and false positives per volume at 0.5, and false positives at :data:`dmplus.claims.EQUAL`, of one stem."""
-    both = pooled(r.group(r.seeds(name), prior=prior))
-    return {
-        "sensitivity": of(results.sensitivity, both), "fp": of(results.fp_per_volume, both),
-        "fp at equal": of(results.fp_at(claims.EQUAL), both),
-    }  # fmt: skip
-
-
 def level_at(r: Results, name: str, *, sensitivity: float = claims.EQUAL) -> int:
     """The highest level at which a run finds a share of the test lesions in visits with a prior."""
-    counts = r.counts(name, prior=True).sum(0)
-    found = results.over(counts[:, results.FOUND], counts[:, results.FOUND] + counts[:, results.MISSED])
+    found, _, _ = results.along(r.counts(name, prior=True).sum(0))
     return int(np.flatnonzero(found >= sensitivity).max())
 
 
