@@ -2,6 +2,7 @@
 # make test     install, run the tests (notebooks at the smoke profile included)
 # make test-browser  install, run every notebook in JupyterLab in your Chromium or Chrome, move every control
 # make lab      install, open JupyterLab on notebook 00
+# make slides   install, make a deck of slides of every notebook (runs/slides; arrow keys, S for the speaker)
 # make results  install, compute every table and claim from the committed rows of the experiments
 # make bench    install, time prediction and training on this machine
 #
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 PIP_INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu,)
 READY := $(VENV)/.ready
 
-.PHONY: help course test test-browser lab results bench install check clean
+.PHONY: help course test test-browser lab slides results bench install check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -37,6 +38,9 @@ test-browser: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+slides: $(READY)
+	$(BIN)/python notebooks/slides.py
 
 results: $(READY)
 	$(BIN)/python -m dmplus.claims

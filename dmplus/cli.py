@@ -352,7 +352,7 @@ def _train_options(sub: Parser) -> None:
 
 
 def _experiment_options(sub: Parser) -> None:
-    sub.add_argument("sets", nargs="*", metavar="SET", help="sets of runs, or `all`; --list names them")
+    sub.add_argument("sets", nargs="*", metavar="SET", help="sets of runs, single runs, or `all`; --list names them")
     sub.add_argument("--list", action="store_true", help="name every set and its runs, and stop")
     sub.add_argument("--cohort", metavar="COHORT", help="cohort folder, as `dmplus synth` makes it")
     sub.add_argument("--loss", metavar="FILE", help="a Python file with your own loss, for the set `own`")
@@ -506,10 +506,11 @@ def _experiment(args: argparse.Namespace) -> int:
         return 0
     if not args.cohort or not args.out or not (args.sets or args.collect):
         raise UsageError("expected a set, --cohort and --out; see `dmplus experiment --help`")
-    unknown = [s for s in args.sets if s not in experiment.SETS and s not in ("all", "own")]
+    single = {r.name for runs in experiment.SETS.values() for r in runs}
+    unknown = [s for s in args.sets if s not in experiment.SETS and s not in single and s not in ("all", "own")]
     if unknown:
         raise runtime.InputError(
-            f"expected a set of {', '.join(experiment.SETS)}, own or all{_near(unknown[0], experiment.SETS)}; got "
+            f"expected a set of {', '.join(experiment.SETS)}, own, all or a run{_near(unknown[0], experiment.SETS)}; got "
             f"{unknown[0]!r}"
         )
     if ("own" in args.sets) != (args.loss is not None):

@@ -94,26 +94,11 @@ def interactive() -> bool:
     A kernel that a program drives (the door of this module, papermill, nbconvert, nbmake) gets none: a widget leaves
     nothing to see in a saved notebook. The environment variable ``DMPLUS_HEADLESS`` keeps widgets away everywhere.
     """
-    if os.environ.get(HEADLESS) or "IPython" not in sys.modules:
+    shell = runtime.shell()
+    if os.environ.get(HEADLESS) or not hasattr(shell, "kernel"):
         return False
-    shell = sys.modules["IPython"].get_ipython()
-    if shell is None or not hasattr(shell, "kernel"):
-        return False
-    jupyter, code = bool(os.environ.get("JPY_SESSION_NAME")) or _served(), "__vsc_ipynb_file__" in shell.user_ns
+    jupyter, code = bool(os.environ.get("JPY_SESSION_NAME")), "__vsc_ipynb_file__" in shell.user_ns
     return jupyter or code or "google.colab" in sys.modules
-
-
-def _served() -> bool:
-    """Whether this kernel was started by a Jupyter server, which does not always leave the session's name."""
-    import psutil
-
-    try:
-        words = psutil.Process(os.getppid()).cmdline()
-    except psutil.Error:
-        return False
-    return any(
-        re.fullmatch(r"jupyter-?lab(hub)?|jupyter-(server|notebook)|jupyterhub-singleuser", Path(w).name) for w in words
-    )
 
 
 # ------------------------------------------------------------------------------------ inside a notebook

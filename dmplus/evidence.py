@@ -392,8 +392,7 @@ def draw_maps(
                 inside = (shown >= thresholds[name]).astype(float)
                 if inside.any():
                     axis.contour(inside, [0.5], colors=["#E69F00"], linewidths=[1.4])
-            column, row = case.shape[0] - 1 - x, case.shape[1] - 1 - y
-            axis.set(xlim=(column - edge / 2, column + edge / 2), ylim=(row + edge / 2, row - edge / 2))
+            figures.zoom(axis, case, x, y, edge)
             words = f"{name}\nfrom {thresholds[name]:.4g} on" if name in thresholds else name
             axis.set_title(words, fontsize=9, fontweight="normal")
         if image is not None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dmplus import exercises_patients
 from dmplus.metrics import label_lesions, match_lesions
 from dmplus.runtime import InputError, rng
 
@@ -92,13 +93,15 @@ def _judge(exercise: Exercise, answer: Answer | None) -> tuple[str, str]:
 
 
 def same(given: Any, expected: Any) -> bool:
-    """Whether two answers agree: numbers to 1e-6 (NaN equals NaN), texts exactly, tuples and lists item by item."""
+    """Whether two answers agree: numbers and arrays to 1e-6 (NaN equals NaN), texts exactly, tuples and lists by item."""
     if isinstance(expected, (tuple, list)):
         try:
             items = list(given)
         except TypeError:
             return False
         return len(items) == len(expected) and all(map(same, items, expected))
+    if isinstance(expected, np.ndarray):
+        return np.shape(given) == expected.shape and bool(np.allclose(given, expected, rtol=1e-6, atol=1e-9))
     if isinstance(expected, str) or isinstance(given, str):
         return isinstance(given, str) and given == expected
     try:
@@ -493,3 +496,5 @@ EXERCISES: dict[str, Exercise] = {
         ),
     ),
 }
+
+EXERCISES |= {n: Exercise(**fields) for n, fields in exercises_patients.EXERCISES.items() if n[0] == "2"}

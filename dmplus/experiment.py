@@ -512,8 +512,8 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
 
 
 def main(names: Sequence[str], experiments: Experiments, *, own: Sequence[Run] = ()) -> None:
-    """Do the runs of the named sets, in order, saying which is next; the set "own" is given here."""
-    sets = SETS | {"own": list(own)}
+    """Do the runs of the named sets (or single runs, by name), in order, saying which is next; the set "own" is given here."""
+    sets = {r.name: [r] for runs in SETS.values() for r in runs} | SETS | {"own": list(own)}
     todo = list({run.name: run for name in names for run in sets[name]}.values())
     for number, run in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] {run.name}", flush=True)

@@ -161,6 +161,20 @@ def draw_slice(
         _outline(axes, plane_of(case.label > 0, plane, index), REFERENCE_LINE)
 
 
+def zoom(axes: Axes, case: Case, x: float, y: float, edge: float) -> tuple[float, float]:
+    """Show an axial square of ``edge`` voxels around a place of :func:`draw_slice`, kept inside the scan where it fits.
+
+    x, y: voxels. Returns the place's column and row on ``axes``.
+    """
+    at = (case.shape[0] - 1 - x, case.shape[1] - 1 - y)
+    column, row = (
+        np.clip(p, edge / 2 - 0.5, n - edge / 2 - 0.5) if n > edge else (n - 1) / 2
+        for p, n in zip(at, case.shape, strict=False)
+    )
+    axes.set(xlim=(column - edge / 2, column + edge / 2), ylim=(row + edge / 2, row - edge / 2))
+    return at
+
+
 PANELS = {
     "current": "Current scan",
     "prior": "Earlier scan",

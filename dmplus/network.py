@@ -386,6 +386,8 @@ def add_prior_channel(network: DeepMedic) -> DeepMedic:
 
 # ------------------------------------------------------------------------------------------- weights files
 SHIPPED = ("sens", "spec", "bce")  #: names of the weights inside the package
+#: Weights of single runs of the experiments (:mod:`dmplus.experiment`), for the notebooks' pictures; "trunk" starts them all.
+EXPERIMENTS = ("trunk", "bce-s0", "jvss-0.995-s0", "jvss-0.995-path-s0", "jvss-0.995-channel-s0")
 
 
 def save(path: str | Path, network: DeepMedic, *, info: dict[str, Any] | None = None) -> None:
@@ -403,7 +405,7 @@ def load(source: str | Path, *, device: str = "cpu") -> DeepMedic:
     for others there is :func:`dmplus.tf_checkpoint.load_network`. Raises ``InputError`` for a file that is missing, damaged
     or not ours, for weights that do not fit their configuration, and for weights that are not finite.
     """
-    if str(source) not in SHIPPED and is_checkpoint(source):
+    if str(source) not in (*SHIPPED, *EXPERIMENTS) and is_checkpoint(source):
         from dmplus import tf_checkpoint  # here, since it builds on this module
 
         return tf_checkpoint.load_network(source).to(device)
@@ -431,7 +433,7 @@ def not_finite(network: DeepMedic) -> int:
 
 def info(source: str | Path) -> dict[str, Any]:
     """What a weights file says of itself: {"network": configuration, "info": loss, alpha, training ...}."""
-    if str(source) not in SHIPPED and is_checkpoint(source):
+    if str(source) not in (*SHIPPED, *EXPERIMENTS) and is_checkpoint(source):
         from dmplus import tf_checkpoint
 
         config = tf_checkpoint.network_config(source)
@@ -441,14 +443,15 @@ def info(source: str | Path) -> dict[str, Any]:
 
 def weights_path(source: str | Path) -> Path:
     """Path of a weights file given as a path or as the name of a shipped one."""
+    folder = Path(str(resources.files("dmplus") / "weights"))
     if str(source) in SHIPPED:
-        return Path(str(resources.files("dmplus") / "weights" / f"{source}.safetensors"))
-    return Path(source)
+        return folder / f"{source}.safetensors"
+    return folder / "experiments" / f"{source}.safetensors" if str(source) in EXPERIMENTS else Path(source)
 
 
 def weights_files(source: str | Path) -> list[Path]:
     """Every file that ``source`` names: one, or the index and the shards of a TensorFlow checkpoint."""
-    if str(source) not in SHIPPED and is_checkpoint(source):
+    if str(source) not in (*SHIPPED, *EXPERIMENTS) and is_checkpoint(source):
         return checkpoint_files(source)
     return [weights_path(source)]
 

@@ -249,6 +249,7 @@ def _items(text: str, refusal: InputError) -> list[Any]:
 #: What a parameter of that name may be, in every notebook; refused by the door, and again where a notebook starts.
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1), "alpha": (0, 1), "patient": (0, math.inf), "budget": (0.05, 50), "rank": (1, math.inf),
+    "moved_mm": (0, 6),
 }  # fmt: skip
 
 

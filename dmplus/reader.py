@@ -232,9 +232,8 @@ class Gallery:
                 case = self.case_of(row.case)
                 x, y, z = (round(float(v)) for v in (row.x, row.y, row.z))
                 figures.draw_slice(axis, case, index=z, reference=True)
-                column, line = case.shape[0] - 1 - x, case.shape[1] - 1 - y
-                axis.plot(column, line, marker="o", ms=26, mfc="none", mec="#F0E442", ls="none")
-                axis.set(xlim=(column - 20, column + 20), ylim=(line + 20, line - 20))
+                at = figures.zoom(axis, case, x, y, 40)
+                axis.plot(*at, marker="o", ms=26, mfc="none", mec="#F0E442", ls="none")
                 size = "" if np.isnan(row.volume_mm3) else figures.volume_words(row.volume_mm3) + ", "
                 axis.set_title(
                     f"{row.case}\n{size}{row.what or 'missed'}, {row.peak:.3f}", fontsize=8, fontweight="normal"
@@ -299,7 +298,6 @@ def contours(case: Case, mask: np.ndarray, lesions: Sequence[int], dice: Sequenc
             x, y = np.argwhere(own)[:, :2].mean(0)
             figures.draw_slice(axis, case, index=z, reference=True)
             axis.contour(figures.plane_of(mask, "axial", z).astype(float), [0.5], colors=["#56B4E9"], linewidths=[1.6])
-            column, row = case.shape[0] - 1 - x, case.shape[1] - 1 - y
-            axis.set(xlim=(column - 18, column + 18), ylim=(row + 18, row - 18))
+            figures.zoom(axis, case, x, y, 36)
             axis.set_title(f"{figures.volume_words(float(own.sum()))}, Dice {d:.2f}", fontsize=9, fontweight="normal")
     return figure

@@ -277,9 +277,12 @@ class Reading:
         return pd.DataFrame(lines, columns=["who", "marks", "found", "missed", "false", "sensitivity", "precision"])
 
     def describe(self) -> str:
-        """The pass and the number of marks in words."""
+        """The pass, the number of marks and the slice in view, in words."""
         marks = figures.count_words(len(self.marks()), "mark", "marks")
-        return f"{self.case.name}, pass {self.current} ({self.PASSES[self.current - 1]}): {marks}"
+        return (
+            f"{self.case.name}, pass {self.current} ({self.PASSES[self.current - 1]}): {marks}; slice "
+            f"{self.view.index + 1} of {self.view.slices}"
+        )
 
     def widget(self) -> ipywidgets.VBox:
         """Slice, picture, buttons and words. Their callbacks call the methods above and nothing else."""

@@ -283,10 +283,16 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if state.stdout.strip() else "")
 
 
+def shell() -> Any:
+    """IPython's shell, with the attribute ``kernel`` in a notebook; None outside IPython."""
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+
+
 class Progress:
     """One line every few seconds with the share done and the time left; call :meth:`step` after each unit of work.
 
-    Lines go to stderr, never more than one every ``every`` seconds; nothing is printed for work that is over sooner.
+    Lines go to stderr (in a notebook, which marks that as an error, to stdout), never more than one every ``every`` seconds;
+    nothing is printed for work that is over sooner.
     """
 
     def __init__(self, total: int, what: str, *, done: int = 0, every: float = 5.0, stream: Any = None) -> None:
@@ -304,7 +310,8 @@ class Progress:
         self.last = now
         left = (now - self.start) / (self.done - self.before) * (self.total - self.done)
         text = f"{self.what}: {self.done}/{self.total}, {clock(left)} left"
-        print(text + (f", {note}" if note else ""), file=self.stream or sys.stderr, flush=True)
+        usual = sys.stdout if hasattr(shell(), "kernel") else sys.stderr
+        print(text + (f", {note}" if note else ""), file=self.stream or usual, flush=True)
 
 
 def clock(seconds: float) -> str:

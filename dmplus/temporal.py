@@ -38,7 +38,7 @@ def draw_visits(
 ) -> Figure:  # fmt: skip
     """An axial square around a place: the earlier scan, the scan now, their difference, and the visit after (if given).
 
-    The difference is blue where it became darker and orange where it became brighter, from −3 to 3 standard deviations.
+    The difference is purple where it became darker and orange where it became brighter, from −3 to 3 standard deviations.
     The reference is outlined on the scan now; ``circle``: radius in voxels of a ring around the place.
     """
     from matplotlib.patches import Circle
@@ -49,23 +49,25 @@ def draw_visits(
     ]
     figure, axes = figures.new_figure(2.2 * len(names), 3.0, columns=len(names))
     x, y, z = (round(float(c)) for c in centre)
-    column, row = case.shape[0] - 1 - x, case.shape[1] - 1 - y
     with figures.style():
         for k, (axis, name) in enumerate(zip(axes[0], names, strict=True)):
             if k == 2:
                 shown = figures.plane_of(difference(case), "axial", z)
                 image = axis.imshow(shown, cmap="PuOr_r", vmin=-3, vmax=3)
                 axis.set_axis_off()
-                figure.colorbar(image, ax=axis, location="bottom", fraction=0.05, pad=0.02, label="standard deviations")
             else:
                 of_visit = later if k == 3 else case
                 figures.draw_slice(
                     axis, of_visit, index=z, image="prior" if k == 0 else "current", reference=k in (1, 3)
                 )
+            at = figures.zoom(axis, case, x, y, edge)
             if circle is not None:
-                axis.add_patch(Circle((column, row), circle, fill=False, color="#F0E442", lw=1.4, ls="--"))
-            axis.set(xlim=(column - edge / 2, column + edge / 2), ylim=(row + edge / 2, row - edge / 2))
+                axis.add_patch(
+                    Circle(at, circle, fill=False, color="#F0E442" if k != 2 else "#333333", lw=1.4, ls="--")
+                )
             axis.set_title(name, fontsize=9, fontweight="normal")
+        figure.colorbar(image, ax=list(axes[0]), location="bottom", fraction=0.05, pad=0.02, aspect=40,
+                        label="difference, standard deviations")  # fmt: skip
     return figure
 
 
@@ -193,26 +195,38 @@ def draw_misregistration(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def timeline(cases: Sequence[Case], days: Sequence[int], numbers: Sequence[np.ndarray]) -> pd.DataFrame:
-    """Volume (mm³) of each lesion of a synthetic patient at each visit: rows by days, a column per lesion, NaN where absent.
+def most_followed(r: Results) -> str:
+    """The test patient with most visits; of equals the one with most metastases at all of them, then the first."""
+    if r.lesions is None:
+        raise InputError("timeline: expected rows of a synthetic cohort (lesions.csv); got none; collect them again")
+    test = r.visits[r.visits["split"] == "test"]
+    lesions = test.merge(r.lesions, on="case").groupby("patient").size()
+    order = test.groupby("patient").size().to_frame("visits").assign(lesions=lesions).fillna(0)
+    return str(order.sort_values(["visits", "lesions"], ascending=False, kind="stable").index[0])
 
-    numbers: of each visit, the label with each lesion's number (X, Y, Z).
+
+def timeline(r: Results, patient: str, name: str, level: int) -> pd.DataFrame:
+    """Every metastasis of a patient at every visit: columns days, id, volume_mm3, and whether a run finds it at a level.
+
+    One row per visit and lesion that is there; id is the lesion's number, the same at all visits.
     """
-    rows = {}
-    for case, day, own in zip(cases, days, numbers, strict=True):
-        present = [n for n in np.unique(own) if n]
-        rows[day] = {int(n): float((own == n).sum() * np.prod(case.spacing)) for n in present}
-    return pd.DataFrame(rows).T.sort_index(axis=1).rename_axis("days")
+    rows = r.rows[name, str(r.visits.loc[r.visits["patient"] == patient, "split"].iloc[0]), "prior"]
+    own = rows[rows["kind"] == "lesion"].merge(r.visits[r.visits["patient"] == patient], on="case")
+    own = own.assign(found=own["top"] >= level).sort_values(["id", "days"])
+    return own[["days", "id", "volume_mm3", "found"]].reset_index(drop=True)
 
 
 def draw_timeline(table: pd.DataFrame, title: str) -> Figure:
-    """The table of :func:`timeline` on a logarithmic axis, where constant growth is a straight line."""
-    figure, axes = figures.new_figure(6.5, 3.2)
-    for k, lesion in enumerate(table.columns):
-        look = {"color": COLOURS[k % 6], "marker": MARKERS[k % 6], "ls": DASHES[k % 6]}
-        axes[0, 0].plot(table.index, table[lesion], label=f"lesion {lesion}", **look)
+    """The table of :func:`timeline` on a logarithmic axis, where constant growth is a straight line; hollow: missed."""
+    figure, axes = figures.new_figure(6.5, 3.4)
+    for k, (number, own) in enumerate(table.groupby("id")):
+        look = {"color": COLOURS[k % 6], "marker": MARKERS[k % 6]}
+        axes[0, 0].plot(own["days"], own["volume_mm3"], ls=DASHES[k % 6], label=f"lesion {number}", **look)
+        missed = own[~own["found"]]
+        axes[0, 0].plot(missed["days"], missed["volume_mm3"], ls="none", mfc="white", zorder=3, **look)
     axes[0, 0].set(yscale="log", xlabel="days since the first visit", ylabel="volume, mm³")
-    axes[0, 0].legend(ncols=2)
+    axes[0, 0].set_xlim(right=table["days"].max() * 1.3 + 1)  # room for the legend
+    axes[0, 0].legend(loc="center right")
     return figures.titled(figure, title)
 
 

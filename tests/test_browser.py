@@ -103,9 +103,14 @@ def page(browser):
 
 def run_all(page, address: str, name: str, *, minutes: float = 6) -> None:
     """Open a notebook, run every cell, and wait for the last one; fails on the first error."""
-    page.goto(f"{address}/lab/tree/notebooks/{name}.ipynb?token=x")
+    page.goto(
+        f"{address}/lab/tree/notebooks/{name}.ipynb?token=x&reset"
+    )  # or the notebook of the test before is in front
     page.wait_for_function(
-        "() => window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 5", timeout=60_000
+        "name => window.jupyterapp?.shell?.currentWidget?.context?.path?.endsWith(name)"
+        " && window.jupyterapp.shell.currentWidget.content.widgets.length > 5",
+        arg=f"{name}.ipynb",
+        timeout=60_000,
     )
     page.wait_for_function(f"() => ({BUSY})() === 'idle'", timeout=60_000)
     page.evaluate(READY)

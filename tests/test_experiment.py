@@ -1,6 +1,7 @@
 """Experiments: second images, permuted labels, resuming, and tables that follow from rows alone."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -188,6 +189,14 @@ def test_an_own_loss_is_trained_at_each_of_its_alphas(cohort, tmp_path, monkeypa
     prob, target = torch.full((1, 1, 1, 2), 0.5), torch.tensor([[[[1.0, 0.0]]]])
     config = dataclasses.replace(experiment.config_of(own[0]))
     assert float(training.cost(prob, target, config)["loss"]) == pytest.approx((0.9 * 0.25 + 0.1 * 0.25) / 2)
+
+
+def test_sets_and_single_runs_are_done_once_in_the_order_asked_for():
+    done = []
+    recorder = SimpleNamespace(do=lambda run: done.append(run.name), triage=lambda: done.append("triage"))
+    experiment.main(["sse-0.2-s0", "control", "triage", "sse-0.2-s0"], recorder)
+    assert done[:2] == ["sse-0.2-s0", "permuted-s0"] and done[-1] == "triage"
+    assert sorted(done[2:-1]) == sorted(r.name for r in experiment.SETS["triage"])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import copy
 import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,11 @@ FOLDER = ROOT / "notebooks"
 NAMES = sorted(p.stem for p in FOLDER.glob("[0-9][0-9]_*.py"))
 
 #: For each notebook, values unlike the defaults for a run at the smoke profile.
-OTHER_VALUES = {"00_start_here": ["patient=1", "seed=7"], "01_vss_derivation": ["alpha=0.5", "seed=7"]}
+OTHER_VALUES = {
+    "00_start_here": ["patient=1", "seed=7"],
+    "01_vss_derivation": ["alpha=0.5", "seed=7"],
+    "02_sse_comparison": ["alpha=0.995", "budget=2.0", "rank=2"],
+}
 
 
 def _load() -> ModuleType:
@@ -49,6 +54,23 @@ def test_there_are_notebooks_with_other_values_to_try() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_committed_notebooks_pass(name: str, kind: str) -> None:
     assert build.CHECKS[kind](name) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_instructor_notes_speak_of_the_notebook_as_it_is(name: str) -> None:
+    """Every objective and exercise stands in them, and every section and figure that they name is there."""
+    notes = (FOLDER / "instructor.md").read_text(encoding="utf-8")
+    text = "\n".join(c.source for c in source(name).cells if c.cell_type == "markdown")
+    section = text.partition("## Objectives")[2].partition("\n#")[0]
+    objectives = [" ".join(o.split()).rstrip(";.") for o in section.split("\n- ")[1:]]
+    assert len(objectives) > 2 and [o for o in objectives if f"| {name[:2]} | {o} |" not in notes] == []
+    numbers = re.findall(r"\*\*Exercise (\d\.\d)", text)
+    assert numbers and [n for n in numbers if n not in notes] == []
+    headings = re.findall(r"(?m)^## (.+)$", text)
+    for line in notes.partition("### Half a day")[0].splitlines():
+        if re.match(rf"\| \d+–\d+ \| {name[:2]},", line):
+            named = re.findall(r'"([^"]+)"', line.split("|")[2])
+            assert named and [n for n in named if not any(h.startswith(n) for h in headings)] == []
 
 
 def test_nothing_is_left_of_a_notebook_that_went() -> None:

@@ -1,5 +1,6 @@
 """The README's promises that a machine can check: links lead somewhere, code runs, commands exist."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from dmplus import cli
+from dmplus.notebooks import describe, notebook_names
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,6 +19,17 @@ def test_links_lead_somewhere():
     targets = [t for t in re.findall(r"\]\(([^)#]+)\)", TEXT) if not t.startswith("http")]
     assert len(targets) > 10
     assert [t for t in targets if not (ROOT / t).exists()] == []
+
+
+def test_the_table_of_notebooks_says_what_their_results_say():
+    rows = dict(re.findall(r"^\| \[[^]]+\]\(notebooks/(\w+)\.ipynb\) \| (.+) \|$", TEXT, re.M))
+    assert list(rows) == notebook_names(ROOT / "notebooks")
+    for name, cells in rows.items():
+        question, headline, minutes = cells.split(" | ")
+        results = json.loads((ROOT / "notebooks" / "results" / f"{name}.quick.json").read_text(encoding="utf-8"))
+        assert headline == results["headline"] and results["seconds"] <= 60 * int(minutes)
+        said = describe(ROOT / "notebooks" / f"{name}.py")
+        assert question == said.question and minutes == said.quick.split()[0]
 
 
 def test_python_example_runs():

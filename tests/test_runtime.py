@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,3 +117,11 @@ def test_the_allocator_is_cured_by_one_restart():
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "DMPLUS_"))}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "True", done.stderr
+
+
+def test_progress_in_a_notebook_is_no_error(capsys, monkeypatch):
+    for kernel, stream in ((SimpleNamespace(), "err"), (SimpleNamespace(kernel=1), "out")):
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda k=kernel: k))
+        Progress(2, "tiles", every=0).step()
+        said = capsys.readouterr()._asdict()
+        assert said.pop(stream).startswith("tiles: 1/2") and list(said.values()) == [""]

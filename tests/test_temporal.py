@@ -1,6 +1,7 @@
 """What the earlier scan adds: differences, false positives removed, misregistration, timelines."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -116,13 +117,30 @@ def test_a_prior_moves_by_millimetres_and_stays_inside_the_brain():
     assert near.sum() == 33 and near[20, 22, 20] and not near[20, 22, 21]
 
 
-def test_a_timeline_has_a_column_per_lesion():
-    case = ball_case(0)
-    numbers = [np.zeros(case.shape, np.uint8) for _ in range(2)]
-    numbers[0][:2, 0, 0], numbers[1][:5, 0, 0], numbers[1][:3, 5, 5] = 1, 1, 2
-    table = temporal.timeline([case, case], [0, 60], numbers)
-    assert table.loc[60].tolist() == [5, 3] and table.loc[0, 1] == 2 and np.isnan(table.loc[0, 2])
-    assert len(temporal.draw_timeline(table, "t").axes[0].lines) == 2
+def test_a_timeline_follows_each_lesion_of_the_patient_with_most_visits():
+    """Patient b has as many visits as c, but more metastases; a has most metastases and one visit."""
+    visits = [("a_v0", "a", 0), *((f"{p}_v{k}", p, 50 * k) for p in "cb" for k in range(2)), ("d_v0", "d", 0)]
+    lesions = [("a_v0", k) for k in range(1, 9)]
+    lesions += [("c_v0", 1), ("c_v1", 1), ("b_v0", 1), ("b_v1", 1), ("b_v1", 2)]
+    top = {("b_v0", 1): 9, ("b_v1", 1): 10, ("b_v1", 2): 11}
+    rows = [("lesion", case, k, 100.0 * k + int(case[-1]), top.get((case, k), 0)) for case, k in lesions]
+    r = SimpleNamespace(
+        visits=pd.DataFrame([(*v, "test") for v in visits], columns=["case", "patient", "days", "split"]),
+        lesions=pd.DataFrame(lesions, columns=["case", "id"]),
+        rows={("run", "test", "prior"): pd.DataFrame(rows, columns=["kind", "case", "id", "volume_mm3", "top"])},
+    )
+    assert temporal.most_followed(r) == "b"
+    table = temporal.timeline(r, "b", "run", 10)
+    assert table.to_numpy().tolist() == [[0, 1, 100.0, False], [50, 1, 101.0, True], [50, 2, 201.0, True]]
+    axis = temporal.draw_timeline(table, "t").axes[0]
+    assert [line.get_markerfacecolor() == "white" and len(line.get_xdata()) for line in axis.lines] == [
+        False,
+        1,
+        False,
+        0,
+    ]
+    with pytest.raises(InputError, match="collect them again"):
+        temporal.most_followed(SimpleNamespace(lesions=None))
 
 
 def test_visits_are_drawn_with_their_difference_and_the_next_visit():
