@@ -241,7 +241,7 @@ def _prior(r: Results) -> Iterator[Claim]:
     fewer = _printed("fewer fp, volumes with a prior", "DeepMedic+", "JVSS", 0.995)
     paper_with = {0.995: 1 - fewer / 100, 0.5: math.nan}
     for alpha in (0.995, 0.5):
-        path, none = r.seeds(f"jvss-{alpha:g}-path"), r.seeds(f"jvss-{alpha:g}")
+        path, none = (r.seeds(f"jvss-{alpha:g}-grown-{way}") for way in ("path", "none"))
         for prior, words, printed in (
             (None, "all visits", paper_all[alpha]),
             (True, "visits with a prior", paper_with[alpha]),
@@ -255,8 +255,18 @@ def _prior(r: Results) -> Iterator[Claim]:
                 f"the prior path removes false positives (alpha {alpha:g}, {words})", printed,
                 at_equal(*groups) if groups else None, FEWER, groups, why,
             )  # fmt: skip
+    others = [("with BCE alone", "grown-path", "grown-none")]
+    others += [
+        (f"alpha {a:g}, path added in fine-tuning alone", f"jvss-{a:g}-path", f"jvss-{a:g}") for a in (0.995, 0.5)
+    ]
+    for words, path, none in others:
+        groups = _groups(r, r.seeds(path)[:1], r.seeds(none)[:1], prior=True)
+        yield Claim(
+            f"the prior path removes false positives ({words}, visits with a prior)", math.nan,
+            at_equal(*groups) if groups else None, FEWER, groups, f"ratio of false positives at sensitivity {EQUAL:g}",
+        )  # fmt: skip
     for alpha in (0.995, 0.5):
-        stem = f"jvss-{alpha:g}"
+        stem = f"jvss-{alpha:g}-grown"
         pairs = (
             (f"{stem}-channel-s0", "the prior works better as a path than as a channel"),
             (f"{stem}-path-current-s0", "the gain is not that of a second path (fed with the current scan)"),

@@ -409,51 +409,57 @@ def run_course(*, profile: str = "quick", out: str | Path = "runs") -> int:
     return int(failed > 0)
 
 
-def bench(*, seconds: float = 20.0) -> str:
-    """Time prediction and training with the ``quick`` network here, each for about ``seconds``; a table as text.
+def bench(*, seconds: float = 20.0, steps: int = 30, shape: tuple[int, int, int] = (112, 128, 96)) -> str:
+    """Time prediction and training with the ``quick`` network here, plain and compiled, with and without prior; a table as text.
 
-    The volume is noise in a ball of the ``quick`` size: the time depends on neither the image nor the weights.
+    Predictions are repeated for ``seconds`` each (at least twice, after one that is not counted); trainings have ``steps``
+    steps of 10 segments of 37³, the first third (and the compilation) not counted. The volume is noise in a ball, by default of
+    the ``quick`` size: the time depends on neither the image nor the weights.
     """
     import tempfile
 
     import numpy as np
+    import pandas as pd
 
+    from dmplus import training
     from dmplus.inference import predict_volume
     from dmplus.network import DeepMedic, preset
-    from dmplus.training import quick_config, train
     from dmplus.volume import Case
 
     machine = runtime.machine()
-    shape = (112, 128, 96)
     ball = sum((g / (n / 2) - 1) ** 2 for g, n in zip(np.ogrid[tuple(map(slice, shape))], shape, strict=True)) < 0.9
     noise = runtime.rng(0, "bench").normal(size=(2, *shape)).astype(np.float32) * ball
     label = np.zeros(shape, np.uint8)
-    label[50:56, 60:66, 40:46] = 1
+    label[tuple(slice(n // 2, n // 2 + 6) for n in shape)] = 1
     case = Case(name="bench", image=noise[0], prior=noise[1], mask=ball, label=label)
-    rows = [("what", "seconds", "how often", "unit")]
+    how = {"plain": False, "compiled": True} if training.has_compiler(machine) else {"plain": False}
 
-    def predict(prior: np.ndarray | None) -> list[float]:
-        network, times = DeepMedic(preset("quick", prior="path")).eval(), []
-        while sum(times) < seconds or len(times) < 2:
+    def predict(prior: str, compiled: bool) -> str:
+        network, times = training.fast(DeepMedic(preset("quick", prior=prior)).eval(), machine, compiled), []
+        while sum(times[1:]) < seconds or len(times) < 3:
             started = time.perf_counter()
-            predict_volume(network, case.image, prior=prior, mask=ball, machine=machine)
+            predict_volume(
+                network, case.image, prior=case.prior if prior == "path" else None, mask=ball, machine=machine
+            )
             times.append(time.perf_counter() - started)
-        return times
+        return f"{np.median(times[1:]):.2f} s a volume of {ball.sum() / 1e6:.2f} million voxels (n = {len(times) - 1})"
 
-    for what, prior in (("predict", None), ("predict with an earlier scan", case.prior)):
-        times = predict(prior)
-        rows.append(
-            (what, f"{np.median(times):.2f}", str(len(times)), f"volume of {ball.sum() / 1e6:.2f} million voxels")
-        )
+    def train(prior: str, compiled: bool, folder: Path) -> str:
+        config = training.quick_config(prior=prior, steps=steps, validate_every=0, checkpoint_every=max(steps // 3, 1))
+        training.train(config, [case], [], folder, machine=machine, compile=compiled, progress=False)
+        history = pd.read_csv(folder / "history.csv")
+        spent = history["seconds"].iloc[-1] - history["seconds"].iloc[0]
+        seen = int(history["segments"].iloc[-1] - history["segments"].iloc[0])
+        return f"{seen / spent:.1f} segments of 37³ a second (n = {seen})"
+
+    rows = [("what", "prior", "how", "speed")]
+    for prior in ("none", "path"):
+        for name, compiled in how.items():
+            rows.append(("predict", prior, name, predict(prior, compiled)))
     with tempfile.TemporaryDirectory() as folder:
-        spent, steps = 0.0, 2
-        while spent < seconds / 2:
-            steps *= 2
-            config = quick_config(steps=steps, validate_every=0)
-            started = time.perf_counter()
-            train(config, [case], [], Path(folder) / str(steps), machine=machine, compile=False, progress=False)
-            spent = time.perf_counter() - started
-    rows.append(("train with an earlier scan", f"{spent / steps:.2f}", str(steps), f"step of {config.batch} segments"))
+        for prior in ("none", "path"):
+            for name, compiled in how.items():
+                rows.append(("train", prior, name, train(prior, compiled, Path(folder) / f"{prior}_{name}")))
     return f"{machine.why}; allocator {'cured' if runtime.allocator_cured() else 'as it is'}\n" + text_table(rows)
 
 

@@ -29,16 +29,17 @@ from dmplus.volume import Case, CaseFiles, read_cohort, read_map
 ALPHAS = (1.0, 0.995, 0.99, 0.95, 0.9, 0.5)  #: of Table 1
 SSE_ALPHAS = (0.995, 0.95, 0.8, 0.5, 0.2, 0.05)  #: SSE weighs voxels, so its own range of trade-offs
 RATE, TUNING_RATE = 2.5e-2, 1.5e-3  #: from scratch and from trained weights; chosen on BCE and validation visits
+GROWING_RATE = 5e-3  #: of the trunk's second part, where a path for the earlier scan is learnt
 MOST = 60  #: false positives per volume (mean) kept in the rows: curves are read far below
 SHIFTS_MM = (0.0, 1.0, 2.0, 3.0)  #: residual misregistration of the prior, root mean square, in test alone
 
 CANDIDATES, CONFIRMED = 10.0, 0.5  #: budgets of the triage: false positives per validation volume of either mask
 #: Runs among which the triage chooses its models, and the three that vote.
 POOLS = {
-    "sens": ("jvss-0.995-path-s0", "jvss-0.995-0.1to1-path-s0"),
-    "spec": ("jvss-0.5-path-s0", "jvss-0.5-0.1to1-path-s0"),
+    "sens": ("jvss-0.995-grown-path-s0", "jvss-0.995-0.1to1-grown-path-s0"),
+    "spec": ("jvss-0.5-grown-path-s0", "jvss-0.5-0.1to1-grown-path-s0"),
 }
-VOTERS = tuple(f"jvss-0.995-path-s{s}" for s in range(3))
+VOTERS = tuple(f"jvss-0.995-grown-path-s{s}" for s in range(3))
 #: Triage systems: the map that makes candidates, the map that confirms, and whether their thresholds are chosen (or 0.5).
 SYSTEMS = {
     "ensemble": ("sens", "spec", True),
@@ -68,7 +69,9 @@ class Run:
     seed: int = 0
     start: str = "trunk"  #: "trunk", "scratch", or the name of the run whose weights it goes on from
     network: str = "quick"  #: a preset of dmplus.network
-    steps: int = 500  #: of 10 segments
+    steps: int = 500
+    batch: int = 10  #: segments of a step
+    rate: float = 0.0  #: learning rate; 0: that of a training from scratch, or of fine-tuning
     validated: bool = False  #: scored on validation, too, because operating points are chosen there
     controls: bool = False  #: scored with misregistered, zeroed and exchanged priors, too
     second_test: bool = False  #: scored on the second test set, too, where there is one
@@ -101,19 +104,29 @@ def _runs() -> dict[str, list[Run]]:
         for loss in ("sse", "sse_bce")
         for a in SSE_ALPHAS
     ]
-    prior = [jvss(0.995, s, prior="path", controls=s == 0, **first(0.995, s)) for s in seeds]
-    prior += [jvss(0.5, prior="path", controls=True, **first(0.5, 0))]
-    prior += [jvss(a, prior="channel", controls=True) for a in (0.995, 0.5)]
-    prior += [
-        Run(name=f"jvss-{a:g}-path-{second}-s0", loss="jvss", alpha=a, prior="path", second=second)
-        for a in (0.995, 0.5)
-        for second in ("current", "other")
-    ]
-    prior += [Run(name="bce-path-s0", prior="path", validated=True)]
-    prior += [
-        Run(name="jvss-0.995-0.1to1-path-s0", loss="jvss", alpha=0.995, detection=0.1, prior="path", validated=True)
-    ]
-    prior += [Run(name="jvss-0.5-0.1to1-path-s0", loss="jvss", alpha=0.5, detection=0.1, prior="path", validated=True)]
+    # the trunk goes on with each way of giving it a second image, until it has learnt what that is good for
+    ways = {"path": ("path", "prior"), "none": ("none", "prior"), "channel": ("channel", "prior"),
+            "path-current": ("path", "current"), "path-other": ("path", "other")}  # fmt: skip
+    grown = [
+        Run(name=f"grown-{way}-s0", prior=prior, second=second, segment=49, batch=6, steps=1500, rate=GROWING_RATE,
+            validated=True)
+        for way, (prior, second) in ways.items()
+    ]  # fmt: skip
+
+    def after(way: str, alpha: float, seed: int = 0, detection: float = 1.0) -> Run:
+        prior, second = ways[way]
+        both = way in ("path", "none") and seed == 0 and detection == 1
+        return Run(
+            name=f"jvss-{alpha:g}{'' if detection == 1 else f'-{detection:g}to1'}-grown-{way}-s{seed}", loss="jvss",
+            alpha=alpha, detection=detection, prior=prior, second=second, seed=seed, start=f"grown-{way}-s0",
+            validated=seed == 0, second_test=both, controls=way in ("path", "channel") and seed == 0 and detection == 1,
+        )  # fmt: skip
+
+    tuned = [after(way, a) for a in (0.5, 0.995) for way in ways]
+    tuned += [after(way, 0.995, s) for s in (1, 2) for way in ("path", "none")]
+    late = [jvss(a, prior="path", controls=True, **first(a, 0)) for a in (0.995, 0.5)]
+    triage = [grown[0], *(after("path", 0.995, s) for s in seeds), after("path", 0.5)]
+    triage += [after("path", a, detection=0.1) for a in (0.995, 0.5)]
     unet = [Run(name="unet-trunk-s0", network="unet", start="scratch", steps=2000)]
     unet += [Run(name="unet-bce-s0", network="unet", start="unet-trunk-s0")]
     unet += [
@@ -126,10 +139,9 @@ def _runs() -> dict[str, list[Run]]:
     ]
     control = [Run(name="permuted-s0", labels="permuted", start="scratch", steps=1500)]
     scratch = [Run(name="jvss-0.5-scratch-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000)]
-    needed = {*VOTERS, *(n for pool in POOLS.values() for n in pool)}
     return {
-        "alpha": alpha, "weights": weights, "segments": segments, "sse": sse, "prior": prior, "unet": unet, "length": length,
-        "triage": [r for r in prior if r.name in needed], "control": control, "scratch": scratch,
+        "alpha": alpha, "weights": weights, "segments": segments, "sse": sse, "prior": [*grown, *tuned], "late": late,
+        "triage": triage, "unet": unet, "length": length, "control": control, "scratch": scratch,
     }  # fmt: skip
 
 
@@ -154,7 +166,7 @@ def config_of(run: Run) -> training.TrainConfig:
     config = training.quick_config(
         prior=run.prior, loss=run.loss, alpha=run.alpha, weight_detection=run.detection,
         weight_segmentation=run.segmentation, steps=run.steps, seed=run.seed, validate_every=0,
-        learning_rate=RATE if run.start == "scratch" else TUNING_RATE,
+        batch=run.batch, learning_rate=run.rate or (RATE if run.start == "scratch" else TUNING_RATE),
     )  # fmt: skip
     if run.network != "quick":
         config = dataclasses.replace(config, network=network.preset(run.network, prior=run.prior))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from dmplus import evidence, figures, results, scoring
+from dmplus import evidence, figures, metrics, results, scoring
+from dmplus.matching import label_lesions
 from dmplus.results import Results
 from dmplus.runtime import InputError
 from dmplus.scoring import LEVELS
@@ -282,22 +283,50 @@ def gallery(table: pd.DataFrame, *, case: Any = None) -> ipywidgets.VBox:
     return Gallery(table, case=case).widget()
 
 
-def contours(case: Case, mask: np.ndarray, lesions: Sequence[int], dice: Sequence[float]) -> Figure:
-    """Reference and segmentation of several lesions (numbers of the reference's components): Figure 8 of the paper.
+def dice_of_largest(case: Case, masks: Mapping[str, np.ndarray], *, most: int = 3) -> pd.DataFrame:
+    """The largest metastases of a case: volume_mm3, and the Dice that each mask (X, Y, Z) reaches, NaN where it misses it.
 
-    One axial square each, through the slice with most of it; the Dice with the blobs that touch it stands above.
+    The index is the lesion's number among the reference's components. No lesion gives a table without rows.
     """
-    from dmplus.matching import label_lesions
+    tables = {
+        name: metrics.lesion_table(case.name, case.label > 0, mask, spacing=case.spacing)  # type: ignore[operator]
+        for name, mask in masks.items()
+    }
+    own = {name: t[t["kind"] == "lesion"].set_index("id") for name, t in tables.items()}
+    volume = next(iter(own.values()))["volume_mm3"]
+    return pd.DataFrame({"volume_mm3": volume} | {n: t["dice"] for n, t in own.items()}).nlargest(most, "volume_mm3")
+
+
+def contours(case: Case, masks: Mapping[str, np.ndarray], table: pd.DataFrame) -> Figure:
+    """Reference and masks around the lesions of a table of :func:`dice_of_largest`, their Dice above: Figure 8 of the paper.
+
+    One axial square each, through the slice with most of the lesion.
+    """
+    from matplotlib.lines import Line2D
 
     reference, _ = label_lesions(case.label > 0)  # type: ignore[operator]
-    figure, axes = figures.new_figure(2.3 * max(len(lesions), 1), 2.9, columns=max(len(lesions), 1))
+    lines = dict(zip(masks, (("#56B4E9", "solid"), ("#F0E442", "dotted")), strict=False))
+    figure, axes = figures.new_figure(2.5 * max(len(table), 1), 3.3, columns=max(len(table), 1))
     with figures.style():
-        for axis, lesion, d in zip(axes[0], lesions, dice, strict=True):
+        for axis, lesion in zip(axes[0], table.index, strict=False):
             own = reference == lesion
             z = figures.best_slice(own)
             x, y = np.argwhere(own)[:, :2].mean(0)
             figures.draw_slice(axis, case, index=z, reference=True)
-            axis.contour(figures.plane_of(mask, "axial", z).astype(float), [0.5], colors=["#56B4E9"], linewidths=[1.6])
-            figures.zoom(axis, case, x, y, 36)
-            axis.set_title(f"{figures.volume_words(float(own.sum()))}, Dice {d:.2f}", fontsize=9, fontweight="normal")
+            for name, (colour, dash) in lines.items():
+                shown = figures.plane_of(masks[name], "axial", z).astype(float)
+                if shown.any():
+                    axis.contour(shown, [0.5], colors=[colour], linestyles=[dash], linewidths=[1.8])
+            figures.zoom(axis, case, x, y, max(24.0, 3 * table.loc[lesion, "volume_mm3"] ** (1 / 3)))
+            said = (
+                f"{n} {'missed' if np.isnan(table.loc[lesion, n]) else f'{table.loc[lesion, n]:.2f}'}" for n in masks
+            )
+            axis.set_title(
+                f"{figures.volume_words(table.loc[lesion, 'volume_mm3'])}\n{', '.join(said)}",
+                fontsize=9,
+                fontweight="normal",
+            )
+        lines["reference"] = figures.REFERENCE_LINE
+        handles = [Line2D([], [], color=c, ls=d, label=n) for n, (c, d) in lines.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), facecolor="#bbbbbb")
     return figure

@@ -249,12 +249,15 @@ def test_tiers_are_counted_per_patient(folder, tmp_path):
     )
 
 
-def test_every_claim_of_the_issue_has_a_line_and_no_run_is_asked_for_in_vain(folder):
+def test_every_claim_has_one_line_and_no_run_is_asked_for_in_vain(folder, monkeypatch):
     made = [c.claim for c in claims.claims(Results(folder))]
     assert len(made) == len(set(made))
-    asked = ("bce-s0", "jvss-0.995-path-s0", "jvss-0.5-channel-s0", "jvss-0.5-path-current-s0", "jvss-0.995-path-other-s0",
-             "jvss-0.95-2to1-s0", "jvss-0.95-30-s0", "unet-jvss-0.9-s0", "unet-bce-s0", "sse+bce-0.5-s0")  # fmt: skip
-    assert set(asked) <= {r.name for part in experiment.SETS.values() for r in part}
+    asked = set()
+    monkeypatch.setattr(Results, "seeds", lambda self, stem, **_: [f"{stem}-s0"])
+    monkeypatch.setattr(claims, "_groups", lambda r, *runs, **_: asked.update(n for part in runs for n in part) or [])
+    list(claims.claims(Results(folder)))
+    known = {r.name for part in experiment.SETS.values() for r in part}
+    assert len(asked) > 20 and asked <= known
 
 
 def test_own_runs_stand_beside_the_shipped_ones(folder, tmp_path):

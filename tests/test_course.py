@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -592,3 +593,19 @@ def test_make_says_what_to_do_about_an_old_python(tmp_path: Path) -> None:
 
 def test_the_interpreter_is_new_enough() -> None:
     assert sys.version_info >= (3, 11)
+
+
+def test_the_bench_times_prediction_and_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dmplus import network, runtime, training
+
+    smoke = network.preset("smoke", prior="path")
+    monkeypatch.setattr(network, "preset", lambda name, prior: dataclasses.replace(smoke, prior=prior))
+    monkeypatch.setattr(training, "preset", network.preset)
+    monkeypatch.setattr(training, "has_compiler", lambda machine: False)
+    monkeypatch.setattr(runtime, "machine", lambda: runtime.Machine("cpu", "float32", "test"))
+    table = course.bench(seconds=0.0, steps=6, shape=(48, 48, 48))
+    lines = [line.split() for line in table.splitlines()[1:]]
+    assert [line[:3] for line in lines[-4:]] == [
+        [w, p, "plain"] for w in ("predict", "train") for p in ("none", "path")
+    ]
+    assert all(float(line[3]) > 0 for line in lines[-4:]) and "(n = 40)" in table

@@ -1,5 +1,7 @@
 """What the models leave to the reader: load, capture, calibration and the gallery, each against counts by hand."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,9 +103,18 @@ def test_the_gallery_filters_pages_and_draws(r):
     assert empty.pages == 1 and len(empty.render()) > 500
 
 
-def test_contours_say_the_dice_of_each_lesion():
+def test_contours_say_the_dice_of_the_largest_lesions():
     case = next(c for c in map(ball_case, range(9)) if label_lesions(c.label > 0)[1] == 2)
-    figure = reader.contours(case, case.label > 0, [1, 2], [1.0, 0.5])
-    titles = [a.get_title() or a.get_title(loc="left") for a in figure.axes]
-    assert "Dice 1.00" in titles[0] and "Dice 0.50" in titles[1]
-    assert np.isfinite(case.image).all()
+    numbers, _ = label_lesions(case.label > 0)
+    sizes = np.bincount(numbers.ravel())[1:]
+    large, small = np.argsort(-sizes, kind="stable") + 1
+    masks = {"all": numbers > 0, "large": numbers == large}
+    table = reader.dice_of_largest(case, masks)
+    assert table.index.tolist() == [large, small] and table["volume_mm3"].tolist() == sorted(sizes, reverse=True)
+    assert table["all"].tolist() == [1, 1] and table.loc[large, "large"] == 1 and np.isnan(table.loc[small, "large"])
+    assert reader.dice_of_largest(case, masks, most=1).index.tolist() == [large]
+    titles = [a.get_title(loc="left") or a.get_title() for a in reader.contours(case, masks, table).axes]
+    assert titles[0].endswith("all 1.00, large 1.00") and titles[1].endswith("all 1.00, large missed")
+    empty = dataclasses.replace(case, label=np.zeros_like(case.label))
+    nothing = reader.dice_of_largest(empty, masks)
+    assert len(nothing) == 0 and reader.contours(empty, masks, nothing).axes
