@@ -65,7 +65,7 @@ class Chooser:
         for number, name in enumerate(self.names):
             y, _, x = results.along(self.sums[name])
             chosen = name == self.name
-            axis.plot(x, y, color=evidence.COLOURS[number % 6], ls=evidence.DASHES[number % 6], lw=2.6 if chosen else 1.0,
+            axis.plot(x, y, **evidence.line_look(number), lw=2.6 if chosen else 1.0,
                       label=name, zorder=2 + chosen)  # fmt: skip
             if chosen:
                 at = float(np.clip(np.nan_to_num(x[self.level], nan=_RIGHT), _LEFT, _RIGHT))  # beyond: at the edge

@@ -34,12 +34,12 @@ MOST = 60  #: false positives per volume (mean) kept in the rows: curves are rea
 SHIFTS_MM = (0.0, 1.0, 2.0, 3.0)  #: residual misregistration of the prior, root mean square, in test alone
 
 CANDIDATES, CONFIRMED = 10.0, 0.5  #: budgets of the triage: false positives per validation volume of either mask
-#: Runs among which the triage chooses its models, and the three that vote.
+#: Runs among which the triage chooses its models on validation, with the prior and without, and the three that vote.
 POOLS = {
-    "sens": ("jvss-0.995-grown-path-s0", "jvss-0.995-0.1to1-grown-path-s0"),
-    "spec": ("jvss-0.5-grown-path-s0", "jvss-0.5-0.1to1-grown-path-s0"),
+    "sens": ("jvss-0.995-s0", "jvss-0.995-0.1to1-s0", "jvss-0.995-path-s0"),
+    "spec": ("jvss-0.5-s0", "jvss-0.5-path-s0"),
 }
-VOTERS = tuple(f"jvss-0.995-grown-path-s{s}" for s in range(3))
+VOTERS = tuple(f"jvss-0.995-s{s}" for s in range(3))
 #: Triage systems: the map that makes candidates, the map that confirms, and whether their thresholds are chosen (or 0.5).
 SYSTEMS = {
     "ensemble": ("sens", "spec", True),
@@ -113,20 +113,22 @@ def _runs() -> dict[str, list[Run]]:
         for way, (prior, second) in ways.items()
     ]  # fmt: skip
 
-    def after(way: str, alpha: float, seed: int = 0, detection: float = 1.0) -> Run:
+    def after(way: str, alpha: float, seed: int = 0) -> Run:
         prior, second = ways[way]
-        both = way in ("path", "none") and seed == 0 and detection == 1
         return Run(
-            name=f"jvss-{alpha:g}{'' if detection == 1 else f'-{detection:g}to1'}-grown-{way}-s{seed}", loss="jvss",
-            alpha=alpha, detection=detection, prior=prior, second=second, seed=seed, start=f"grown-{way}-s0",
-            validated=seed == 0, second_test=both, controls=way in ("path", "channel") and seed == 0 and detection == 1,
+            name=f"jvss-{alpha:g}-grown-{way}-s{seed}", loss="jvss", alpha=alpha, prior=prior, second=second, seed=seed,
+            start=f"grown-{way}-s0", validated=seed == 0, second_test=way in ("path", "none") and seed == 0,
+            controls=way in ("path", "channel") and seed == 0,
         )  # fmt: skip
 
+    # the paper's own way: DeepMedic+ from scratch, as long as the trunk without a prior
+    scratch_path = Run(name="trunk-path-s11", prior="path", start="scratch", segment=49, batch=6, steps=4000, seed=11,
+                       validated=True)  # fmt: skip
     tuned = [after(way, a) for a in (0.5, 0.995) for way in ways]
     tuned += [after(way, 0.995, s) for s in (1, 2) for way in ("path", "none")]
-    late = [jvss(a, prior="path", controls=True, **first(a, 0)) for a in (0.995, 0.5)]
-    triage = [grown[0], *(after("path", 0.995, s) for s in seeds), after("path", 0.5)]
-    triage += [after("path", a, detection=0.1) for a in (0.995, 0.5)]
+    late = [jvss(a, prior="path", validated=True) for a in (0.995, 0.5)]
+    needed = {*VOTERS, *(n for pool in POOLS.values() for n in pool)}
+    triage = [r for r in (*alpha, *weights, *late) if r.name in needed]
     unet = [Run(name="unet-trunk-s0", network="unet", start="scratch", steps=2000)]
     unet += [Run(name="unet-bce-s0", network="unet", start="unet-trunk-s0")]
     unet += [
@@ -140,8 +142,8 @@ def _runs() -> dict[str, list[Run]]:
     control = [Run(name="permuted-s0", labels="permuted", start="scratch", steps=1500)]
     scratch = [Run(name="jvss-0.5-scratch-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000)]
     return {
-        "alpha": alpha, "weights": weights, "segments": segments, "sse": sse, "prior": [*grown, *tuned], "late": late,
-        "triage": triage, "unet": unet, "length": length, "control": control, "scratch": scratch,
+        "alpha": alpha, "weights": weights, "segments": segments, "sse": sse, "prior": [*grown, *tuned],
+        "late": [*late, scratch_path], "triage": triage, "unet": unet, "length": length, "control": control, "scratch": scratch,
     }  # fmt: skip
 
 

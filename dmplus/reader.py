@@ -328,5 +328,7 @@ def contours(case: Case, masks: Mapping[str, np.ndarray], table: pd.DataFrame) -
             )
         lines["reference"] = figures.REFERENCE_LINE
         handles = [Line2D([], [], color=c, ls=d, label=n) for n, (c, d) in lines.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), facecolor="#bbbbbb")
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=len(handles), facecolor="#bbbbbb", frameon=True
+        )
     return figure

@@ -219,3 +219,7 @@ def test_the_shipped_rows_are_read_with_and_without_the_project():
     shipped = evidence.shipped()
     assert shipped.has("bce-s0") and shipped.has("bce-s0", split="validation")
     assert scoring.LEVELS[HALF] == 0.5
+
+
+def test_no_two_lines_look_alike():
+    assert len({str(evidence.line_look(n)) for n in range(36)}) == 36
