@@ -177,15 +177,15 @@ class Sampler:
             return np.where(x != 0, (x + np.float32(shift)) * np.float32(scale), np.float32(0))  # outside stays outside
 
         current = take(image, start, config.segment)
+        low = [  # of the same scan, so with the same shift and scale; the earlier scan has its own
+            take(image, [network.low_start(s, f) for s in start], network.low_size(self.out, f), f)
+            for f in network.low_factors
+        ]
         if case.prior is None:
             prior = np.zeros_like(current)
         else:
             shift, scale = draw.normal(0, config.shift_sd), draw.normal(1, config.scale_sd)
             prior = take(view(case.prior), start, config.segment)
-        low = [
-            take(image, [network.low_start(s, f) for s in start], network.low_size(self.out, f), f)
-            for f in network.low_factors
-        ]
         inner = [s + network.margin for s in start]
         return current, prior, crop(view(case.label), inner, (self.out,) * 3).astype(np.float32), low
 

@@ -361,6 +361,12 @@ FAULTS = (
         ("np.where(x != 0, (x +", "np.where(x < 1e9, (x +"),
         tests="test_sampling.py",
     ),
+    fault(
+        "coarse grids shifted unlike their scan",
+        "sampling",
+        ("low = [  # of", "shift = draw.normal(0, config.shift_sd)\n        low = [  # of"),
+        tests="test_sampling.py",
+    ),
     # ------------------------------------------------------------------------------------- metrics and triage
     fault(
         "6-connected lesions by default",

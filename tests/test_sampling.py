@@ -153,3 +153,19 @@ def test_errors_say_what_to_do():
         Sampler([case], preset("smoke"), dataclasses.replace(PLAIN, segment=18), seed=0)
     with pytest.raises(InputError, match="centre voxel or lesion"):
         SamplingConfig(centre="patient")
+
+
+def test_the_coarse_grids_have_the_shift_and_scale_of_their_own_scan():
+    """Image and prior are constant: a crop's value is its shift and scale, alike on every grid of the current scan."""
+    one = np.ones((50, 46, 54), np.float32)
+    label = np.zeros(one.shape, np.uint8)
+    label[20:23, 30:33, 10:13] = 1
+    case = Case(name="c", image=one, mask=one > 0, prior=one, label=label)
+    drawn = Sampler([case], preset("smoke"), SamplingConfig(shift_sd=1.0, scale_sd=0.1), seed=0).batch(0, 8)
+    own = drawn.current.amax((1, 2, 3, 4)), drawn.current.amin((1, 2, 3, 4))
+    value = torch.where(own[0] != 0, own[0], own[1])
+    assert len(value.unique()) == 8
+    for low in drawn.low:
+        inside = [x[x != 0].unique() for x in low]
+        assert all(len(x) == 1 and x == v for x, v in zip(inside, value, strict=True))
+    assert all((p[p != 0] != v).all() for p, v in zip(drawn.prior, value, strict=True))
