@@ -506,8 +506,7 @@ def _experiment(args: argparse.Namespace) -> int:
         return 0
     if not args.cohort or not args.out or not (args.sets or args.collect):
         raise UsageError("expected a set, --cohort and --out; see `dmplus experiment --help`")
-    single = {r.name for runs in experiment.SETS.values() for r in runs}
-    unknown = [s for s in args.sets if s not in experiment.SETS and s not in single and s not in ("all", "own")]
+    unknown = [s for s in args.sets if s not in {*experiment.SETS, *experiment.RUNS, "all", "own"}]
     if unknown:
         raise runtime.InputError(
             f"expected a set of {', '.join(experiment.SETS)}, own, all or a run{_near(unknown[0], experiment.SETS)}; got "

@@ -29,14 +29,12 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#333333", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+SIZES_MM3 = (0.0, 30.0, 100.0, 300.0, 1000.0, np.inf)  #: edges of the size classes of lesions
 
 
 def line_look(number: int) -> dict[str, Any]:
     """Colour and dash of one of up to 36 lines, no two alike."""
     return {"color": COLOURS[number % 6], "ls": DASHES[(number + number // 6) % 6]}
-
-
-SIZES_MM3 = (0.0, 30.0, 100.0, 300.0, 1000.0, np.inf)  #: edges of the size classes of lesions
 
 
 def shipped(profile: str = "quick", *, project: bool = False) -> Results:

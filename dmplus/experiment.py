@@ -148,6 +148,7 @@ def _runs() -> dict[str, list[Run]]:
 
 
 SETS: dict[str, list[Run]] = _runs()
+RUNS: dict[str, Run] = {run.name: run for runs in SETS.values() for run in runs}
 
 
 def own_runs(loss: str, alphas: Sequence[float]) -> list[Run]:
@@ -527,7 +528,7 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
 
 def main(names: Sequence[str], experiments: Experiments, *, own: Sequence[Run] = ()) -> None:
     """Do the runs of the named sets (or single runs, by name), in order, saying which is next; the set "own" is given here."""
-    sets = {r.name: [r] for runs in SETS.values() for r in runs} | SETS | {"own": list(own)}
+    sets = {name: [run] for name, run in RUNS.items()} | SETS | {"own": list(own)}
     todo = list({run.name: run for name in names for run in sets[name]}.values())
     for number, run in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] {run.name}", flush=True)

@@ -78,10 +78,8 @@ class Results:
         self.visits = max(visits, key=len)
         tiers = next((f / "tiers.csv.gz" for f in folders if (f / "tiers.csv.gz").is_file()), None)
         self.tiers = None if tiers is None else pd.read_csv(tiers)
-        points = None if tiers is None else tiers.with_name("operating_points.csv")
-        self.points = (
-            pd.read_csv(points) if points is not None and points.is_file() else None
-        )  #: of each system and tier
+        points = next((f / "operating_points.csv" for f in folders if (f / "operating_points.csv").is_file()), None)
+        self.points = None if points is None else pd.read_csv(points)  #: run and threshold of each system and tier
         lesions = next((f / "lesions.csv" for f in folders if (f / "lesions.csv").is_file()), None)
         self.lesions = None if lesions is None else pd.read_csv(lesions)  #: what became of each, in a synthetic cohort
         self.rows = dict(iter(pd.concat(rows, ignore_index=True).groupby(["run", "split", "second_image"])))

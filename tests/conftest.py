@@ -1,9 +1,23 @@
-"""Small cases made of noise and bright balls, for tests that need no anatomy."""
+"""Small cases made of noise and bright balls, for tests that need no anatomy; the scripts beside the notebooks as modules."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from dmplus.volume import Case
+
+
+def script(name: str) -> ModuleType:
+    """The script notebooks/``name``.py, which is no part of the package."""
+    path = Path(__file__).resolve().parents[1] / "notebooks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def ball_case(seed: int, *, shape=(40, 44, 36), lesions=2, prior=True) -> Case:

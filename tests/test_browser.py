@@ -103,9 +103,8 @@ def page(browser):
 
 def run_all(page, address: str, name: str, *, minutes: float = 6) -> None:
     """Open a notebook, run every cell, and wait for the last one; fails on the first error."""
-    page.goto(
-        f"{address}/lab/tree/notebooks/{name}.ipynb?token=x&reset"
-    )  # or the notebook of the test before is in front
+    # reset: or the notebook of the test before comes back and is in front
+    page.goto(f"{address}/lab/tree/notebooks/{name}.ipynb?token=x&reset")
     page.wait_for_function(
         "name => window.jupyterapp?.shell?.currentWidget?.context?.path?.endsWith(name)"
         " && window.jupyterapp.shell.currentWidget.content.widgets.length > 5",
@@ -176,7 +175,6 @@ def test_every_control_of_a_notebook_changes_what_it_shows(lab, browser, page, n
     settle(page, boxes.last, ("", b""))
     outer = [b for b in boxes.all() if b.evaluate("e => !e.parentElement.closest('.widget-vbox')")]
     assert outer, f"{name} has no widget"
-    SHOTS.mkdir(parents=True, exist_ok=True)
     moved = []
     for number, box in enumerate(outer):
         box.scroll_into_view_if_needed()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ast
 import copy
-import importlib.util
 import json
 import os
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import nbformat
 import pytest
+from conftest import script
 from nbformat import NotebookNode
 
 from dmplus import course, exercises, notebooks
@@ -31,15 +30,7 @@ OTHER_VALUES = {
 }
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build = _load()
+build = script("build")
 
 
 def source(name: str = "00_start_here") -> NotebookNode:

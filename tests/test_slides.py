@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import nbformat
 import pytest
+from conftest import script
 
 from dmplus import notebooks
 from dmplus.runtime import InputError
@@ -15,15 +14,7 @@ from dmplus.runtime import InputError
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("slides", FOLDER / "slides.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-slides = _load()
+slides = script("slides")
 
 
 def types(*cells: nbformat.NotebookNode) -> list[str]:
