@@ -96,9 +96,14 @@ def _printed(quantity: str, network: str, loss: str, alpha: float | None = None)
     return float(rows["printed"].iloc[0])
 
 
-def _groups(r: Results, *runs: Sequence[str], prior: bool | None = None) -> list[np.ndarray]:
-    """Counts of the groups of runs to be compared; none if one of them was not run."""
-    return [r.group(n, prior=prior) for n in runs] if all(n and r.has(*n) for n in runs) else []
+def _groups(
+    r: Results, *runs: Sequence[str], prior: bool | None = None, second: Sequence[str | None] = ()
+) -> list[np.ndarray]:
+    """Counts of the groups of runs to be compared, each with its own second image; none if one of them was not run."""
+    asked = list(zip(runs, second or [None] * len(runs), strict=True))
+    if not all(n and r.has(*n, second=s) for n, s in asked):
+        return []
+    return [r.group(n, prior=prior, second=s) for n, s in asked]
 
 
 def _alpha(r: Results) -> Iterator[Claim]:
@@ -241,7 +246,7 @@ def _prior(r: Results) -> Iterator[Claim]:
     fewer = _printed("fewer fp, volumes with a prior", "DeepMedic+", "JVSS", 0.995)
     paper_with = {0.995: 1 - fewer / 100, 0.5: math.nan}
     for alpha in (0.995, 0.5):
-        path, none = (r.seeds(f"jvss-{alpha:g}-grown-{way}") for way in ("path", "none"))
+        path, none = r.seeds(f"jvss-{alpha:g}-path"), r.seeds(f"jvss-{alpha:g}")
         for prior, words, printed in (
             (None, "all visits", paper_all[alpha]),
             (True, "visits with a prior", paper_with[alpha]),
@@ -255,22 +260,22 @@ def _prior(r: Results) -> Iterator[Claim]:
                 f"the prior path removes false positives (alpha {alpha:g}, {words})", printed,
                 at_equal(*groups) if groups else None, FEWER, groups, why,
             )  # fmt: skip
-    others = [("with BCE alone", "grown-path", "grown-none")]
-    others += [
-        (f"alpha {a:g}, path added in fine-tuning alone", f"jvss-{a:g}-path", f"jvss-{a:g}") for a in (0.995, 0.5)
+    early = [("BCE, from scratch", "trunk-path-s11", "trunk-none-s11")]
+    early += [
+        (f"alpha {a:g} after BCE from scratch", f"jvss-{a:g}-early-path-s0", f"jvss-{a:g}-s0") for a in (0.995, 0.5)
     ]
-    for words, path, none in others:
-        groups = _groups(r, r.seeds(path)[:1], r.seeds(none)[:1], prior=True)
+    for words, path, none in early:
+        groups = _groups(r, [path], [none], prior=True)
         yield Claim(
             f"the prior path removes false positives ({words}, visits with a prior)", math.nan,
             at_equal(*groups) if groups else None, FEWER, groups, f"ratio of false positives at sensitivity {EQUAL:g}",
         )  # fmt: skip
     for alpha in (0.995, 0.5):
-        stem = f"jvss-{alpha:g}-grown"
+        stem = f"jvss-{alpha:g}"
         pairs = (
             (f"{stem}-channel-s0", "the prior works better as a path than as a channel"),
             (f"{stem}-path-current-s0", "the gain is not that of a second path (fed with the current scan)"),
-            (f"{stem}-path-other-s0", "the gain is not that of any earlier scan (another patient's)"),
+            (f"{stem}-path-other-s0", "the gain is not that of any earlier scan (trained with another patient's)"),
         )
         for rival, words in pairs:
             groups = _groups(r, [f"{stem}-path-s0"], [rival], prior=True)
@@ -278,6 +283,15 @@ def _prior(r: Results) -> Iterator[Claim]:
                 f"{words} (alpha {alpha:g})", math.nan, at_equal(*groups) if groups else None, FEWER, groups,
                 f"ratio of false positives at sensitivity {EQUAL:g}, visits with a prior",
             )  # fmt: skip
+    read = {"alpha 0.995": "jvss-0.995-path-s0", "alpha 0.5": "jvss-0.5-path-s0", "BCE, path grown": "grown-path-s0",
+            "BCE, from scratch": "trunk-path-s11"}  # fmt: skip
+    for words, name in read.items():
+        groups = _groups(r, [name], [name], prior=True, second=("prior", "zeroed"))
+        yield Claim(
+            f"the network reads its prior ({words})", math.nan, at_equal(*groups) if groups else None, FEWER, groups,
+            f"ratio of false positives at sensitivity {EQUAL:g} of one network with the prior and with it zeroed, visits with "
+            "a prior",
+        )  # fmt: skip
 
 
 def _triage(r: Results) -> Iterator[Claim]:

@@ -69,7 +69,7 @@ class Run:
     seed: int = 0
     start: str = "trunk"  #: "trunk", "scratch", or the name of the run whose weights it goes on from
     network: str = "quick"  #: a preset of dmplus.network
-    steps: int = 500
+    steps: int = 500  #: 0: nothing is trained, the weights it starts from are scored
     batch: int = 10  #: segments of a step
     rate: float = 0.0  #: learning rate; 0: that of a training from scratch, or of fine-tuning
     validated: bool = False  #: scored on validation, too, because operating points are chosen there
@@ -104,29 +104,27 @@ def _runs() -> dict[str, list[Run]]:
         for loss in ("sse", "sse_bce")
         for a in SSE_ALPHAS
     ]
-    # the trunk goes on with each way of giving it a second image, until it has learnt what that is good for
-    ways = {"path": ("path", "prior"), "none": ("none", "prior"), "channel": ("channel", "prior"),
+    # how the second image is given, and what it is
+    ways = {"path": ("path", "prior"), "channel": ("channel", "prior"),
             "path-current": ("path", "current"), "path-other": ("path", "other")}  # fmt: skip
-    grown = [
-        Run(name=f"grown-{way}-s0", prior=prior, second=second, segment=49, batch=6, steps=1500, rate=GROWING_RATE,
-            validated=True)
-        for way, (prior, second) in ways.items()
-    ]  # fmt: skip
 
-    def after(way: str, alpha: float, seed: int = 0) -> Run:
-        prior, second = ways[way]
+    def second(alpha: float, way: str, seed: int = 0, start: str = "trunk", stem: str = "") -> Run:
+        prior, image = ways[way]
         return Run(
-            name=f"jvss-{alpha:g}-grown-{way}-s{seed}", loss="jvss", alpha=alpha, prior=prior, second=second, seed=seed,
-            start=f"grown-{way}-s0", validated=seed == 0, second_test=way in ("path", "none") and seed == 0,
-            controls=way in ("path", "channel") and seed == 0,
+            name=f"jvss-{alpha:g}{stem}-{way}-s{seed}", loss="jvss", alpha=alpha, prior=prior, second=image, seed=seed,
+            start=start, validated=seed == 0, second_test=way == "path" and seed == 0,
+            controls=image == "prior" and seed == 0,
         )  # fmt: skip
 
-    # the paper's own way: DeepMedic+ from scratch, as long as the trunk without a prior
+    late = [second(a, way) for a in (0.5, 0.995) for way in ways] + [second(0.995, "path", s) for s in (1, 2)]
+    # the paper's own way: DeepMedic+ from scratch, as long as the trunk, which stands beside it as it is
     scratch_path = Run(name="trunk-path-s11", prior="path", start="scratch", segment=49, batch=6, steps=4000, seed=11,
-                       validated=True)  # fmt: skip
-    tuned = [after(way, a) for a in (0.5, 0.995) for way in ways]
-    tuned += [after(way, 0.995, s) for s in (1, 2) for way in ("path", "none")]
-    late = [jvss(a, prior="path", validated=True) for a in (0.995, 0.5)]
+                       validated=True, controls=True)  # fmt: skip
+    early = [Run(name="trunk-none-s11", steps=0, seed=11, validated=True), scratch_path]
+    early += [second(a, "path", start="trunk-path-s11", stem="-early") for a in (0.5, 0.995)]
+    # between the two: the trunk goes on with a path for 9,000 segments
+    grown = [Run(name="grown-path-s0", prior="path", segment=49, batch=6, steps=1500, rate=GROWING_RATE, validated=True,
+                 controls=True)]  # fmt: skip
     needed = {*VOTERS, *(n for pool in POOLS.values() for n in pool)}
     triage = [r for r in (*alpha, *weights, *late) if r.name in needed]
     unet = [Run(name="unet-trunk-s0", network="unet", start="scratch", steps=2000)]
@@ -142,8 +140,8 @@ def _runs() -> dict[str, list[Run]]:
     control = [Run(name="permuted-s0", labels="permuted", start="scratch", steps=1500)]
     scratch = [Run(name="jvss-0.5-scratch-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000)]
     return {
-        "alpha": alpha, "weights": weights, "segments": segments, "sse": sse, "prior": [*grown, *tuned],
-        "late": [*late, scratch_path], "triage": triage, "unet": unet, "length": length, "control": control, "scratch": scratch,
+        "alpha": alpha, "weights": weights, "segments": segments, "sse": sse,
+        "prior": [*late, *early, *grown], "triage": triage, "unet": unet, "length": length, "control": control, "scratch": scratch,
     }  # fmt: skip
 
 
@@ -168,7 +166,7 @@ def config_of(run: Run) -> training.TrainConfig:
     """The training configuration of a run at the profile ``quick``."""
     config = training.quick_config(
         prior=run.prior, loss=run.loss, alpha=run.alpha, weight_detection=run.detection,
-        weight_segmentation=run.segmentation, steps=run.steps, seed=run.seed, validate_every=0,
+        weight_segmentation=run.segmentation, steps=max(run.steps, 1), seed=run.seed, validate_every=0,
         batch=run.batch, learning_rate=run.rate or (RATE if run.start == "scratch" else TUNING_RATE),
     )  # fmt: skip
     if run.network != "quick":
@@ -295,11 +293,27 @@ class Experiments:
             return network.load(weights)
         return training.train(config, cases(), watched(), folder, init=init, machine=self.machine, compile=self.compile)
 
+    def _as_it_is(self, folder: Path, init: DeepMedic | None) -> DeepMedic:
+        """A run that trains nothing: the weights it starts from, with the files that a training leaves."""
+        if init is None:
+            raise InputError(f"{folder.name}: expected weights to start from, as it takes no step; got start scratch")
+        folder.mkdir(parents=True, exist_ok=True)
+        network.save(folder / "weights.safetensors", init, info={"segments": 0})
+        write_json(folder / "versions.json", versions())
+        machine = {"device": self.machine.device, "precision": self.machine.precision}
+        write_json(folder / "result.json", {"step": 0, "segments": 0, "seconds": 0.0} | machine)
+        return init
+
     def do(self, run: Run) -> None:
         """Train and score one run, or what is missing of it."""
         folder = self.folder / run.name
         init = self._init(run)
-        net = self._trained(folder, self.config(run), lambda: self._training(run.second, run.labels, run.seed), init)
+        if run.steps == 0:
+            net = self._as_it_is(folder, init)
+        else:
+            net = self._trained(
+                folder, self.config(run), lambda: self._training(run.second, run.labels, run.seed), init
+            )
         write_json(folder / "run.json", run)
         also = {"validation": run.validated, "second_test": run.second_test and self.second_test is not None}
         for split in ("test", *(name for name, wanted in also.items() if wanted)):
@@ -466,6 +480,10 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
     floor of its rows. histories: the losses of every training, the trunk's among them. visits: every scored visit, its
     patient, whether it has a prior. rows: :mod:`dmplus.scoring`. Of a synthetic cohort also ``lesions.csv``: what became of
     each lesion since the visit before (state), and its volume then.
+
+    Runs that ``out`` holds already and ``folder`` does not stay: experiments may be made in parts, on several machines.
+    ``InputError`` where nothing was scored, where the second test set is needed and not named, and where ``out`` holds runs
+    on other visits.
     """
     runs, rows = [], []
     for path in sorted(Path(folder).glob("*/rows.*.csv.gz")):
@@ -487,7 +505,6 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
         raise InputError(
             f"{named(folder)}: expected runs of `dmplus experiment`; found none that was scored; run it first"
         )
-    out = Path(out)
     files = [(split, f) for split in ("validation", "test") for f in read_cohort(cohort, split=split)]
     if second_test is not None:
         files += [("second_test", f) for f in read_cohort(second_test, split="test")]
@@ -500,30 +517,60 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
         columns=["case", "patient", "split", "visit", "days", "with_prior"],
     )
     trained = [p for p in sorted(Path(folder).glob("*/history.csv")) if (p.parent / "result.json").is_file()]
-    histories = pd.concat([pd.read_csv(p).assign(run=p.parent.name) for p in trained], ignore_index=True)
-    histories = histories[["run", *(c for c in histories.columns if c != "run")]]
-    tables = [Path(c) / "lesions.csv" for c in (cohort, second_test) if c is not None]
-    known = [pd.read_csv(t) for t in tables if t.is_file()]  # the generator's: a real cohort has none
-    joined = pd.concat(rows, ignore_index=True)
+    histories = [pd.read_csv(p).assign(run=p.parent.name) for p in trained]
     names = ["run", "split", "second_image", "case", *scoring.COLUMNS]
-    out.mkdir(parents=True, exist_ok=True)
-    for name, table in (("runs.csv", pd.DataFrame(runs)), ("visits.csv", visits), ("histories.csv", histories)):
-        with replacing(out / name) as part:
-            table.to_csv(part, index=False, lineterminator="\n")
-    if known:
-        lesions = pd.concat(known, ignore_index=True).rename(columns={"name": "case", "lesion": "id"})
+    tables = {"runs.csv": pd.DataFrame(runs), "visits.csv": visits,
+              "rows.csv.gz": pd.concat(rows, ignore_index=True)[names].round({"dice": 4})}  # fmt: skip
+    if histories:
+        joined = pd.concat(histories, ignore_index=True)
+        tables["histories.csv"] = joined[["run", *(c for c in joined.columns if c != "run")]]
+    known = [p for c in (cohort, second_test) if c is not None and (p := Path(c) / "lesions.csv").is_file()]
+    if known:  # the generator's: a real cohort has none
+        lesions = pd.concat([pd.read_csv(p) for p in known], ignore_index=True)
+        lesions = lesions.rename(columns={"name": "case", "lesion": "id"})
         lesions = lesions[lesions["case"].isin(visits["case"])]
-        with replacing(out / "lesions.csv") as part:
-            lesions[["case", "id", "state", "volume_mm3", "previous_mm3"]].to_csv(
-                part, index=False, lineterminator="\n"
-            )
-    with replacing(out / "rows.csv.gz") as part:
-        _csv(joined[names].round({"dice": 4}), part)
+        tables["lesions.csv"] = lesions[["case", "id", "state", "volume_mm3", "previous_mm3"]]
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in _added(tables, out).items():
+        with replacing(out / name) as part:
+            if name.endswith(".gz"):
+                _csv(table, part)
+            else:
+                table.to_csv(part, index=False, lineterminator="\n")
     write_json(out / "versions.json", versions())
     for name in ("tiers.csv.gz", "operating_points.csv"):
         if (Path(folder) / "triage" / name).is_file():
             with replacing(out / name) as part:
                 shutil.copyfile(Path(folder) / "triage" / name, part)
+
+
+def _added(tables: dict[str, pd.DataFrame], out: Path) -> dict[str, pd.DataFrame]:
+    """The tables with what ``out`` holds of other runs, in the order of the runs' names, and of other splits."""
+    earlier = {n: pd.read_csv(out / n) for n in tables if (out / n).is_file()}
+    if "visits.csv" not in earlier:
+        return tables
+    visits, before = tables["visits.csv"], earlier["visits.csv"]
+    for split, own in visits.groupby("split"):
+        there = before[before["split"] == split]
+        if len(there) and not there.reset_index(drop=True).equals(own.reset_index(drop=True)):
+            raise InputError(
+                f"{named(out)}: expected runs on the visits of its own ({split}); got other visits; collect another cohort "
+                "into another folder"
+            )
+    joined = dict(tables)
+    for name in earlier.keys() & {"runs.csv", "rows.csv.gz", "histories.csv"}:
+        new, old = tables[name], earlier[name]
+        both = pd.concat([new, old[~old["run"].isin({*tables["runs.csv"]["run"], *new["run"]})]], ignore_index=True)
+        joined[name] = both.sort_values("run", kind="stable", ignore_index=True)
+    more = before[~before["split"].isin(visits["split"])]
+    joined["visits.csv"] = pd.concat([visits, more], ignore_index=True)
+    if "lesions.csv" in earlier:
+        old = earlier["lesions.csv"]
+        joined["lesions.csv"] = pd.concat(
+            [tables["lesions.csv"], old[old["case"].isin(more["case"])]], ignore_index=True
+        )
+    return joined
 
 
 def main(names: Sequence[str], experiments: Experiments, *, own: Sequence[Run] = ()) -> None:

@@ -273,6 +273,45 @@ def test_the_same_rows_give_the_same_bytes(cohort, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_runs_of_another_machine_are_added_and_a_run_made_again_takes_its_place(cohort, tmp_path):
+    out = tmp_path / "out"
+    for machine, names in (("one", ("bce-s0", "sse-0.2-s0")), ("two", ("bce-s0", "jvss-0.9-s0"))):
+        done = experiments(cohort, tmp_path / machine)
+        for name in names:
+            done.do(dataclasses.replace(experiment.RUNS[name], validated=machine == "two", second_test=False))
+        experiment.collect(cohort, tmp_path / machine, tmp_path / f"{machine} alone")
+        experiment.collect(cohort, tmp_path / machine, out)
+    runs, rows, histories = (pd.read_csv(out / n) for n in ("runs.csv", "rows.csv.gz", "histories.csv"))
+    assert list(runs["run"]) == ["bce-s0", "bce-s0", "jvss-0.9-s0", "jvss-0.9-s0", "sse-0.2-s0"]
+    assert set(histories["run"]) == {"bce-s0", "jvss-0.9-s0", "sse-0.2-s0", "trunk"}
+    assert not histories.duplicated(["run", "step"]).any()
+    for machine, names in (("one", ["sse-0.2-s0"]), ("two", ["bce-s0", "jvss-0.9-s0"])):
+        own = pd.read_csv(tmp_path / f"{machine} alone" / "rows.csv.gz").query("run in @names")
+        pd.testing.assert_frame_equal(rows.query("run in @names").reset_index(drop=True), own.reset_index(drop=True))
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    experiment.collect(cohort, tmp_path / "two", out)  # nothing new: the same bytes
+    assert before == {p.name: p.read_bytes() for p in out.iterdir()}
+
+    visits = pd.read_csv(out / "visits.csv")
+    visits.assign(days=visits["days"] + 1).to_csv(out / "visits.csv", index=False)
+    with pytest.raises(InputError, match="got other visits"):
+        experiment.collect(cohort, tmp_path / "two", out)
+
+
+def test_a_run_without_steps_scores_the_weights_that_it_starts_from(cohort, tmp_path):
+    start = DeepMedic(preset("smoke", prior="none")).eval()
+    done = experiments(cohort, tmp_path / "runs", start=start)
+    run = Run(name="trunk-none-s11", steps=0, seed=11)
+    done.do(run)
+    experiment.collect(cohort, tmp_path / "runs", tmp_path / "out")
+    line = pd.read_csv(tmp_path / "out" / "runs.csv").iloc[0]
+    assert (line.run, line.segments, line.train_seconds) == ("trunk-none-s11", 0, 0)
+    kept = network.load(tmp_path / "runs" / run.name / "weights.safetensors").state_dict()
+    assert all(torch.equal(v, kept[k]) for k, v in start.state_dict().items())
+    with pytest.raises(InputError, match="got start scratch"):
+        done.do(dataclasses.replace(run, start="scratch", name="nothing"))
+
+
 def test_triage_is_chosen_on_validation_and_sorts_the_test_visits(cohort, tmp_path, monkeypatch):
     names = [f"jvss-0.5-path-s{s}" for s in range(3)]
     monkeypatch.setattr(experiment, "POOLS", {"sens": tuple(names[:2]), "spec": tuple(names[2:])})
