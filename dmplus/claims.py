@@ -246,7 +246,7 @@ def _prior(r: Results) -> Iterator[Claim]:
     fewer = _printed("fewer fp, volumes with a prior", "DeepMedic+", "JVSS", 0.995)
     paper_with = {0.995: 1 - fewer / 100, 0.5: math.nan}
     for alpha in (0.995, 0.5):
-        path, none = r.seeds(f"jvss-{alpha:g}-path"), r.seeds(f"jvss-{alpha:g}")
+        path, none = (r.seeds(f"jvss-{alpha:g}-fresh-{way}") for way in ("path", "none"))
         for prior, words, printed in (
             (None, "all visits", paper_all[alpha]),
             (True, "visits with a prior", paper_with[alpha]),
@@ -260,18 +260,19 @@ def _prior(r: Results) -> Iterator[Claim]:
                 f"the prior path removes false positives (alpha {alpha:g}, {words})", printed,
                 at_equal(*groups) if groups else None, FEWER, groups, why,
             )  # fmt: skip
-    early = [("BCE, from scratch", "trunk-path-s11", "trunk-none-s11")]
-    early += [
-        (f"alpha {a:g} after BCE from scratch", f"jvss-{a:g}-early-path-s0", f"jvss-{a:g}-s0") for a in (0.995, 0.5)
+    others = [("BCE from scratch", "trunk-path-s11", "trunk-none-s11")]
+    others += [
+        (f"alpha {a:g}, trained on the trunk's own patients", f"jvss-{a:g}-path-s0", f"jvss-{a:g}-s0")
+        for a in (0.995, 0.5)
     ]
-    for words, path, none in early:
+    for words, path, none in others:
         groups = _groups(r, [path], [none], prior=True)
         yield Claim(
             f"the prior path removes false positives ({words}, visits with a prior)", math.nan,
             at_equal(*groups) if groups else None, FEWER, groups, f"ratio of false positives at sensitivity {EQUAL:g}",
         )  # fmt: skip
     for alpha in (0.995, 0.5):
-        stem = f"jvss-{alpha:g}"
+        stem = f"jvss-{alpha:g}-fresh"
         pairs = (
             (f"{stem}-channel-s0", "the prior works better as a path than as a channel"),
             (f"{stem}-path-current-s0", "the gain is not that of a second path (fed with the current scan)"),
@@ -283,8 +284,9 @@ def _prior(r: Results) -> Iterator[Claim]:
                 f"{words} (alpha {alpha:g})", math.nan, at_equal(*groups) if groups else None, FEWER, groups,
                 f"ratio of false positives at sensitivity {EQUAL:g}, visits with a prior",
             )  # fmt: skip
-    read = {"alpha 0.995": "jvss-0.995-path-s0", "alpha 0.5": "jvss-0.5-path-s0", "BCE, path grown": "grown-path-s0",
-            "BCE, from scratch": "trunk-path-s11"}  # fmt: skip
+    read = {f"alpha {a:g}": f"jvss-{a:g}-fresh-path-s0" for a in (0.995, 0.5)}
+    read |= {f"alpha {a:g}, the trunk's own patients": f"jvss-{a:g}-path-s0" for a in (0.995, 0.5)}
+    read |= {"BCE, path grown on the trunk's own patients": "grown-path-s0", "BCE from scratch": "trunk-path-s11"}
     for words, name in read.items():
         groups = _groups(r, [name], [name], prior=True, second=("prior", "zeroed"))
         yield Claim(

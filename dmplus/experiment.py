@@ -9,7 +9,9 @@ which it was scored. :func:`collect` joins them into three tables: every number,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -64,6 +66,7 @@ class Run:
     second: str = (
         "prior"  #: what it is: the patient's "prior", the "current" scan again, the prior of an "other" patient
     )
+    patients: str = "own"  #: trained on the cohort's "own" training patients, or on as many "fresh" ones
     labels: str = "own"  #: "own", or "permuted" over the training visits (negative control)
     segment: int = 37
     seed: int = 0
@@ -104,29 +107,35 @@ def _runs() -> dict[str, list[Run]]:
         for loss in ("sse", "sse_bce")
         for a in SSE_ALPHAS
     ]
-    # how the second image is given, and what it is
-    ways = {"path": ("path", "prior"), "channel": ("channel", "prior"),
-            "path-current": ("path", "current"), "path-other": ("path", "other")}  # fmt: skip
+    # How the second image is given, and what it is. On patients that the trunk has never seen: those it was trained on it
+    # knows by heart, so that an earlier scan of theirs has nothing to add, and nothing is learnt of it.
+    ways = {"none": ("none", "prior"), "path": ("path", "prior"), "channel": ("channel", "prior"),
+            "path-other": ("path", "other"), "path-current": ("path", "current")}  # fmt: skip
 
-    def second(alpha: float, way: str, seed: int = 0, start: str = "trunk", stem: str = "") -> Run:
-        prior, image = ways[way]
+    def fresh(alpha: float, way: str, seed: int = 0) -> Run:
+        prior, second = ways[way]
         return Run(
-            name=f"jvss-{alpha:g}{stem}-{way}-s{seed}", loss="jvss", alpha=alpha, prior=prior, second=image, seed=seed,
-            start=start, validated=seed == 0, second_test=way == "path" and seed == 0,
-            controls=image == "prior" and seed == 0,
+            name=f"jvss-{alpha:g}-fresh-{way}-s{seed}", loss="jvss", alpha=alpha, prior=prior, second=second, seed=seed,
+            patients="fresh", validated=seed == 0, second_test=way in ("none", "path") and seed == 0,
+            controls=way in ("path", "channel") and seed == 0,
         )  # fmt: skip
 
-    late = [second(a, way) for a in (0.5, 0.995) for way in ways] + [second(0.995, "path", s) for s in (1, 2)]
+    second = [fresh(a, way) for a in (0.5, 0.995) for way in ways]
+    second += [fresh(0.995, way, s) for s in (1, 2) for way in ("none", "path")]
+    known = [
+        jvss(a, prior="path", validated=True, controls=True) for a in (0.5, 0.995)
+    ]  # on those that it was trained on
     # the paper's own way: DeepMedic+ from scratch, as long as the trunk, which stands beside it as it is
-    scratch_path = Run(name="trunk-path-s11", prior="path", start="scratch", segment=49, batch=6, steps=4000, seed=11,
-                       validated=True, controls=True)  # fmt: skip
-    early = [Run(name="trunk-none-s11", steps=0, seed=11, validated=True), scratch_path]
-    early += [second(a, "path", start="trunk-path-s11", stem="-early") for a in (0.5, 0.995)]
+    trunks = [
+        Run(name="trunk-none-s11", steps=0, seed=11, validated=True),
+        Run(name="trunk-path-s11", prior="path", start="scratch", segment=49, batch=6, steps=4000, seed=11, validated=True,
+            controls=True),
+    ]  # fmt: skip
     # between the two: the trunk goes on with a path for 9,000 segments
     grown = [Run(name="grown-path-s0", prior="path", segment=49, batch=6, steps=1500, rate=GROWING_RATE, validated=True,
                  controls=True)]  # fmt: skip
     needed = {*VOTERS, *(n for pool in POOLS.values() for n in pool)}
-    triage = [r for r in (*alpha, *weights, *late) if r.name in needed]
+    triage = [r for r in (*alpha, *weights, *known) if r.name in needed]
     unet = [Run(name="unet-trunk-s0", network="unet", start="scratch", steps=2000)]
     unet += [Run(name="unet-bce-s0", network="unet", start="unet-trunk-s0")]
     unet += [
@@ -141,7 +150,8 @@ def _runs() -> dict[str, list[Run]]:
     scratch = [Run(name="jvss-0.5-scratch-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000)]
     return {
         "alpha": alpha, "weights": weights, "segments": segments, "sse": sse,
-        "prior": [*late, *early, *grown], "triage": triage, "unet": unet, "length": length, "control": control, "scratch": scratch,
+        "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length,
+        "control": control, "scratch": scratch,
     }  # fmt: skip
 
 
@@ -229,6 +239,22 @@ def permuted(cases: Sequence[Case], seed: int) -> list[Case]:
     return [dataclasses.replace(c, label=label[i] * c.mask) for i, c in enumerate(cases)]  # type: ignore[operator]
 
 
+def fresh_patients(cohort: str | Path, folder: str | Path) -> Path:
+    """A folder with as many training patients as a synthetic cohort has, by the same laws and with another seed; made there
+    if it is not there. ``InputError`` where the cohort is none of ours."""
+    described = Path(cohort) / "cohort.json"
+    if not described.is_file():
+        raise InputError(
+            f"cohort {named(cohort)}: expected a synthetic cohort, of which fresh patients can be made; it has no "
+            "cohort.json; leave out the runs on fresh patients"
+        )
+    config = from_dict(CohortConfig, json.loads(described.read_text(encoding="utf-8"))["config"])
+    train = config.split[0]
+    config = dataclasses.replace(config, name="fresh", seed=config.seed + 1000, patients=train, split=(train, 0, 0))
+    synthetic.generate(config, folder, processes=os.cpu_count() or 1)
+    return Path(folder)
+
+
 def shifted_priors(cohort: str | Path, visits: Sequence[Visit], mm: float) -> dict[str, np.ndarray]:
     """Of each visit with a prior, by its name: that prior ``mm`` (root mean square) out of place, made anew by the cohort's
     generator."""
@@ -273,14 +299,16 @@ class Experiments:
     def trunk(self) -> DeepMedic:
         """The trained trunk, trained now if it is not there and nothing was given in its place."""
         return self.start or self._trained(
-            self.folder / "trunk", self.trunk_config, lambda: self._training("prior", "own", 0),
+            self.folder / "trunk", self.trunk_config, self._training,
             watched=lambda: [v.case for v in self.visits("validation")[:12]],
         )  # fmt: skip
 
-    def _training(self, second: str, labels: str, seed: int) -> list[Case]:
-        if "train" not in self._cases:
-            self._cases["train"] = [f.load() for f in read_cohort(self.cohort, split="train")]
-        cases = with_second(self._cases["train"], second)
+    def _training(self, second: str = "prior", labels: str = "own", seed: int = 0, patients: str = "own") -> list[Case]:
+        which = f"train, {patients}"
+        if which not in self._cases:
+            cohort = self.cohort if patients == "own" else fresh_patients(self.cohort, self.folder / "fresh")
+            self._cases[which] = [f.load() for f in read_cohort(cohort, split="train")]
+        cases = with_second(self._cases[which], second)
         return permuted(cases, seed) if labels == "permuted" else cases
 
     def _trained(
@@ -311,9 +339,8 @@ class Experiments:
         if run.steps == 0:
             net = self._as_it_is(folder, init)
         else:
-            net = self._trained(
-                folder, self.config(run), lambda: self._training(run.second, run.labels, run.seed), init
-            )
+            cases = functools.partial(self._training, run.second, run.labels, run.seed, run.patients)
+            net = self._trained(folder, self.config(run), cases, init)
         write_json(folder / "run.json", run)
         also = {"validation": run.validated, "second_test": run.second_test and self.second_test is not None}
         for split in ("test", *(name for name, wanted in also.items() if wanted)):

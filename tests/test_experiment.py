@@ -146,6 +146,20 @@ def test_a_run_trained_with_another_second_image_is_scored_on_every_visit(cohort
     assert set(rows[rows.kind == "lesion"]["case"]) == {c.name for c in of_test if c.label.any()}
 
 
+def test_fresh_patients_are_as_many_by_the_same_laws_and_none_of_the_cohorts(cohort, tmp_path):
+    made = experiment.fresh_patients(cohort, tmp_path / "fresh")
+    own, fresh = ([f.load() for f in read_cohort(c, split="train")] for c in (cohort, made))
+    assert len({c.patient for c in own}) == len({c.patient for c in fresh}) == 2
+    assert not {c.patient for c in own} & {c.patient for c in fresh}
+    for a, b in zip(own, fresh, strict=False):
+        assert a.shape == b.shape and not np.array_equal(a.image, b.image)
+    done = experiments(cohort, tmp_path)
+    assert {c.name for c in done._training(patients="fresh")} == {c.name for c in fresh}
+    assert {c.name for c in done._training()} == {c.name for c in own}
+    with pytest.raises(InputError, match="has no cohort.json"):
+        experiment.fresh_patients(tmp_path, tmp_path / "more")
+
+
 def test_false_positives_at_half_are_all_there_where_the_rows_are_cut_above_it(cohort, monkeypatch):
     visits = experiment.read_visits(cohort, "test")
     draw = np.random.default_rng(0)
@@ -286,8 +300,9 @@ def test_runs_of_another_machine_are_added_and_a_run_made_again_takes_its_place(
     assert set(histories["run"]) == {"bce-s0", "jvss-0.9-s0", "sse-0.2-s0", "trunk"}
     assert not histories.duplicated(["run", "step"]).any()
     for machine, names in (("one", ["sse-0.2-s0"]), ("two", ["bce-s0", "jvss-0.9-s0"])):
-        own = pd.read_csv(tmp_path / f"{machine} alone" / "rows.csv.gz").query("run in @names")
-        pd.testing.assert_frame_equal(rows.query("run in @names").reset_index(drop=True), own.reset_index(drop=True))
+        alone = pd.read_csv(tmp_path / f"{machine} alone" / "rows.csv.gz")
+        own, here = (t[t["run"].isin(names)].reset_index(drop=True) for t in (alone, rows))
+        pd.testing.assert_frame_equal(here, own)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     experiment.collect(cohort, tmp_path / "two", out)  # nothing new: the same bytes
     assert before == {p.name: p.read_bytes() for p in out.iterdir()}
