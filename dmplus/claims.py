@@ -272,6 +272,14 @@ def _prior(r: Results) -> Iterator[Claim]:
             at_equal(*groups) if groups else None, FEWER, groups, f"ratio of false positives at sensitivity {EQUAL:g}",
         )  # fmt: skip
     for alpha in (0.995, 0.5):
+        groups = _groups(r, [f"jvss-{alpha:g}-fresh-path-healthy-s0"], [f"jvss-{alpha:g}-fresh-none-s0"], prior=True)
+        yield Claim(
+            f"positive control: the prior path removes false positives where every metastasis is new (alpha {alpha:g})",
+            math.nan, at_equal(*groups) if groups else None, FEWER, groups,
+            f"ratio of false positives at sensitivity {EQUAL:g}, visits with a prior, trained and tested on priors as they were "
+            "before any metastasis",
+        )  # fmt: skip
+    for alpha in (0.995, 0.5):
         stem = f"jvss-{alpha:g}-fresh"
         pairs = (
             (f"{stem}-channel-s0", "the prior works better as a path than as a channel"),

@@ -63,9 +63,9 @@ class Run:
     detection: float = 1.0  #: weight of VSS or SSE
     segmentation: float = 1.0  #: weight of BCE
     prior: str = "none"  #: how the network takes the second image: none, channel or path
-    second: str = (
-        "prior"  #: what it is: the patient's "prior", the "current" scan again, the prior of an "other" patient
-    )
+    #: What the second image is: the patient's "prior", a "healthy" one (as before any metastasis), the "current" scan again,
+    #: or the prior of an "other" patient.
+    second: str = "prior"
     patients: str = "own"  #: trained on the cohort's "own" training patients, or on as many "fresh" ones
     labels: str = "own"  #: "own", or "permuted" over the training visits (negative control)
     segment: int = 37
@@ -110,14 +110,15 @@ def _runs() -> dict[str, list[Run]]:
     # How the second image is given, and what it is. On patients that the trunk has never seen: those it was trained on it
     # knows by heart, so that an earlier scan of theirs has nothing to add, and nothing is learnt of it.
     ways = {"none": ("none", "prior"), "path": ("path", "prior"), "channel": ("channel", "prior"),
-            "path-other": ("path", "other"), "path-current": ("path", "current")}  # fmt: skip
+            "path-healthy": ("path", "healthy"), "path-other": ("path", "other"),
+            "path-current": ("path", "current")}  # fmt: skip
 
     def fresh(alpha: float, way: str, seed: int = 0) -> Run:
         prior, second = ways[way]
         return Run(
             name=f"jvss-{alpha:g}-fresh-{way}-s{seed}", loss="jvss", alpha=alpha, prior=prior, second=second, seed=seed,
             patients="fresh", validated=seed == 0, second_test=way in ("none", "path") and seed == 0,
-            controls=way in ("path", "channel") and seed == 0,
+            controls=way in ("path", "channel", "path-healthy") and seed == 0,
         )  # fmt: skip
 
     second = [fresh(a, way) for a in (0.5, 0.995) for way in ways]
@@ -215,7 +216,8 @@ def read_visits(cohort: str | Path, split: str) -> list[Visit]:
 
 def with_second(cases: Sequence[Case], second: str) -> list[Case]:
     """Raw cases whose prior is what a run's second image is: "prior", "zeroed" (absent), the "current" scan, or that of an
-    "other" patient (the next patient in order who has one; visits without a prior keep none)."""
+    "other" patient (the next patient in order who has one; visits without a prior keep none). A "healthy" one, or one out of
+    place, has to be made (:func:`remade_priors`)."""
     if second == "prior":
         return list(cases)
     if second == "zeroed":
@@ -255,21 +257,25 @@ def fresh_patients(cohort: str | Path, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def shifted_priors(cohort: str | Path, visits: Sequence[Visit], mm: float) -> dict[str, np.ndarray]:
-    """Of each visit with a prior, by its name: that prior ``mm`` (root mean square) out of place, made anew by the cohort's
-    generator."""
+def remade_priors(
+    cohort: str | Path, cases: Sequence[Case], *, mm: float | None = None, healthy: bool = False
+) -> dict[str, np.ndarray]:
+    """The prior of each case that has one, by the case's name, made anew by the cohort's generator: ``mm`` (root mean square)
+    out of place, or ``healthy``, as before any metastasis, when everything else was as it was. The second is a positive
+    control: where all metastases are new, a prior says most that it can."""
     stored = json.loads((Path(cohort) / "cohort.json").read_text(encoding="utf-8"))["config"]
     config = from_dict(CohortConfig, stored)
-    config = dataclasses.replace(config, misregistration_mm=(mm, mm))
+    if mm is not None:
+        config = dataclasses.replace(config, misregistration_mm=(mm, mm))
     made: dict[str, np.ndarray | None] = {}
-    wanted = [v for v in visits if v.case.prior is not None]
-    shown = Progress(len(wanted), f"priors {mm:g} mm out of place")
-    for visit in wanted:
-        if visit.case.name not in made:
-            patient = synthetic.patient(config, int(visit.files.patient.rpartition("_")[2]))
+    wanted = [c for c in cases if c.prior is not None]
+    shown = Progress(len(wanted), "healthy priors" if healthy else f"priors {mm:g} mm out of place")
+    for case in wanted:
+        if case.name not in made:
+            patient = synthetic.patient(config, int(case.patient.rpartition("_")[2]), healthy_prior=healthy)
             made |= {v.case.name: v.case.prior for v in patient.visits}
         shown.step()
-    return {v.case.name: made[v.case.name] for v in wanted}
+    return {c.name: made[c.name] for c in wanted}
 
 
 # ------------------------------------------------------------------------------------------------------------- the work
@@ -287,7 +293,7 @@ class Experiments:
         self.second_test = second_test
         self.config, self.trunk_config = config, trunk or trunk_config()
         self._cases: dict[str, Any] = {}
-        self._shifted: dict[str, dict[str, np.ndarray]] = {}  # by misregistration
+        self._made: dict[tuple[str, str], dict[str, np.ndarray]] = {}  # priors, by visits and what they are
 
     def visits(self, split: str) -> list[Visit]:
         """The visits of a split, read once; split "second_test": those that the other cohort has for testing."""
@@ -306,10 +312,24 @@ class Experiments:
     def _training(self, second: str = "prior", labels: str = "own", seed: int = 0, patients: str = "own") -> list[Case]:
         which = f"train, {patients}"
         if which not in self._cases:
-            cohort = self.cohort if patients == "own" else fresh_patients(self.cohort, self.folder / "fresh")
-            self._cases[which] = [f.load() for f in read_cohort(cohort, split="train")]
-        cases = with_second(self._cases[which], second)
+            if patients == "fresh":
+                fresh_patients(self.cohort, self.folder / "fresh")
+            self._cases[which] = [f.load() for f in read_cohort(self._cohort(patients), split="train")]
+        cases = self._with_second(self._cases[which], second, patients, which)
         return permuted(cases, seed) if labels == "permuted" else cases
+
+    def _cohort(self, patients: str) -> Path:
+        return self.folder / "fresh" if patients == "fresh" else self.cohort
+
+    def _with_second(self, cases: Sequence[Case], second: str, patients: str, which: str) -> list[Case]:
+        """:func:`with_second`, and the second images that have to be made, made once for the visits called ``which``."""
+        if second != "healthy" and not second.endswith("mm"):
+            return with_second(cases, second)
+        if (which, second) not in self._made:
+            how: dict[str, Any] = {"healthy": True} if second == "healthy" else {"mm": float(second.split()[0])}
+            self._made[which, second] = remade_priors(self._cohort(patients), cases, **how)
+        made = self._made[which, second]
+        return [dataclasses.replace(c, prior=made[c.name]) if c.name in made else c for c in cases]
 
     def _trained(
         self, folder: Path, config: training.TrainConfig, cases: Callable[[], list[Case]],
@@ -346,7 +366,8 @@ class Experiments:
         for split in ("test", *(name for name, wanted in also.items() if wanted)):
             self._score(run, net, split, run.second)
         if run.controls:
-            for second in ("zeroed", "other", *(f"{mm:g} mm" for mm in SHIFTS_MM)):
+            shifted = [f"{mm:g} mm" for mm in SHIFTS_MM]
+            for second in ("zeroed", "prior") if run.second == "healthy" else ("zeroed", "other", *shifted):
                 self._score(run, net, "test", second)
 
     def _init(self, run: Run) -> DeepMedic | None:
@@ -365,19 +386,12 @@ class Experiments:
         if target.is_file():
             return
         visits = self.visits(split)
-        if second.endswith("mm"):
-            if second not in self._shifted:
-                self._shifted[second] = shifted_priors(self.cohort, visits, float(second.split()[0]))
-            priors = self._shifted[second]
-            wanted = [v for v in visits if v.case.name in priors]
-            cases = [dataclasses.replace(v.case, prior=priors[v.case.name]) for v in wanted]
-        else:
-            wanted, cases = visits, with_second([v.case for v in visits], second)
-            if second != run.second:  # a control: without a prior nothing changes
-                kept = [i for i, v in enumerate(visits) if v.case.prior is not None]
-                wanted, cases = [visits[i] for i in kept], [cases[i] for i in kept]
+        cases = self._with_second([v.case for v in visits], second, "own", split)
+        if second != run.second:  # a control: without a prior nothing changes
+            kept = [i for i, v in enumerate(visits) if v.case.prior is not None]
+            visits, cases = [visits[i] for i in kept], [cases[i] for i in kept]
         begun = time.monotonic()
-        rows = score_cases(self._fast(net), wanted, cases, self.machine, what=f"{run.name}, {split}, {second}")
+        rows = score_cases(self._fast(net), visits, cases, self.machine, what=f"{run.name}, {split}, {second}")
         rows = rows.assign(run=run.name, split=split, second=second, seconds=round(time.monotonic() - begun, 1))
         with replacing(target) as part:
             _csv(rows, part)

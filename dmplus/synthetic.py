@@ -121,11 +121,19 @@ def count(config: CohortConfig) -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------------------------------------- patients
-def patient(config: CohortConfig, index: int, *, without_contrast: bool = False, clean: bool = False) -> Patient:
+def patient(
+    config: CohortConfig,
+    index: int,
+    *,
+    without_contrast: bool = False,
+    clean: bool = False,
+    healthy_prior: bool = False,
+) -> Patient:
     """Make patient ``index`` of a cohort with all its visits.
 
     ``without_contrast`` adds to each visit the image without contrast agent (``Visit.bare``), ``clean`` the one without
-    noise and bias field (``Visit.clean``). Volumes are (X, Y, Z) of ``config.shape``, 1 mm, RAS+; image and prior are
+    noise and bias field (``Visit.clean``). ``healthy_prior``: the earlier scans are as before any metastasis, so that all
+    are new; nothing else differs. Volumes are (X, Y, Z) of ``config.shape``, 1 mm, RAS+; image and prior are
     exactly 0 outside the brain. Raises ``InputError`` for an index outside the cohort.
     """
     split, _ = _position(config, index)
@@ -175,7 +183,7 @@ def patient(config: CohortConfig, index: int, *, without_contrast: bool = False,
             visits.append(
                 Visit(case=case, days=int(day), lesions=lesions, lookalikes=crop(kinds), numbers=label, **extra)
             )
-        earlier = image
+        earlier = scan(config, (index, visit), host, others, bodies, metastases=False) if healthy_prior else image
     return Patient(name=name, index=index, split=split, visits=tuple(visits))
 
 

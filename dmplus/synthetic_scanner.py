@@ -17,13 +17,13 @@ from dmplus.synthetic_lookalikes import Lookalikes
 
 def scan(
     config: CohortConfig, key: tuple[int, int], host: Anatomy, others: Lookalikes, lesions: Sequence[Body], *,
-    contrast_agent: bool = True, noise: bool = True,
+    contrast_agent: bool = True, noise: bool = True, metastases: bool = True,
 ) -> np.ndarray:  # fmt: skip
     """The image of one visit on the window, float32 (X, Y, Z), raw scanner units, 0 outside the brain.
 
     ``key`` = (patient, visit): noise, bias field, contrast level and intensity scale belong to the visit. Without
-    ``contrast_agent`` nothing enhances and all else, the noise too, stays the same. Without ``noise`` the image has
-    neither noise nor bias field and white matter is 1.
+    ``contrast_agent`` nothing enhances, without ``metastases`` the lesions are not there; all else, the noise too, stays the
+    same. Without ``noise`` the image has neither noise nor bias field and white matter is 1.
     """
     random = rng(config.seed, "scanner", *key)
     shape = host.mask.shape
@@ -37,7 +37,7 @@ def scan(
     if contrast_agent:
         blood = 1 + (others.level - 1) * np.clip(bolus * (1 + config.flow * flow), 0.4, 1.8)
     image += others.cover * (blood - image)
-    for each, change in zip((*others.bodies, *lesions), wobble, strict=True):
+    for each, change in zip((*others.bodies, *(lesions if metastases else ())), wobble, strict=False):
         _put(config, image, each, host.white, bolus, float(change), contrast_agent)
     image = ndimage.gaussian_filter(image, config.psf_mm / 2.3548, truncate=3)
     image *= host.mask

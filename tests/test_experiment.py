@@ -257,13 +257,46 @@ def test_a_second_test_set_is_scored_and_collected_under_its_own_name(cohort, tm
 
 
 def test_priors_out_of_place_are_made_anew_from_the_same_visit(cohort):
-    visits = experiment.read_visits(cohort, "test")
-    far, near = (experiment.shifted_priors(cohort, visits, mm) for mm in (3.0, 0.0))
-    recorded = {v.case.name: v.case for v in visits if v.case.prior is not None}
+    cases = [v.case for v in experiment.read_visits(cohort, "test")]
+    far, near = (experiment.remade_priors(cohort, cases, mm=mm) for mm in (3.0, 0.0))
+    recorded = {c.name: c for c in cases if c.prior is not None}
     assert far.keys() == near.keys() == recorded.keys() and far
     for name, case in recorded.items():
         apart = [np.abs(x - near[name])[case.mask].mean() for x in (case.prior, far[name])]
         assert 0 < apart[0] < apart[1]
+
+
+def test_a_healthy_prior_is_the_same_scan_before_any_metastasis(cohort, tmp_path):
+    done = experiments(cohort, tmp_path)
+    before = {c.name: c for c in done._training()}
+    changed = 0
+    for case in done._training("healthy"):
+        own = before[case.name]
+        np.testing.assert_array_equal(case.image, own.image)
+        assert (case.prior is None) == (own.prior is None)
+        if own.prior is None:
+            continue
+        apart = np.abs(case.prior - own.prior) / own.prior[own.mask].std()
+        near = ndimage.binary_dilation(own.label > 0, iterations=8)  # lesion and oedema as they were, and out of place
+        assert (apart[~near] < 0.5).mean() > 0.98
+        changed += apart.max() > 1
+    assert changed
+    visits = done.visits("test")
+    run = Run(name="jvss-0.5-path-healthy-s0", prior="path", second="healthy", loss="jvss")
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        scored = pd.DataFrame({"floor": [0]})
+        patch.setattr(
+            experiment, "score_cases", lambda net, visits, cases, machine, what: seen.update({what: cases}) or scored
+        )
+        (tmp_path / run.name).mkdir()
+        for second in ("healthy", "prior"):
+            done._score(run, DeepMedic(preset("smoke", prior="path")), "test", second)
+    healthy, own = (seen[f"{run.name}, test, {s}"] for s in ("healthy", "prior"))
+    assert len(healthy) == len(visits) > len(own) == sum(v.case.prior is not None for v in visits)
+    recorded = {v.case.name: v.case.prior for v in visits}
+    assert all(np.array_equal(c.prior, recorded[c.name]) for c in own)
+    assert any(c.prior is not None and not np.array_equal(c.prior, recorded[c.name]) for c in healthy)
 
 
 def test_maps_of_a_visit_may_be_empty_but_not_broken(cohort, tmp_path):
