@@ -497,4 +497,4 @@ EXERCISES: dict[str, Exercise] = {
     ),
 }
 
-EXERCISES |= {n: Exercise(**fields) for n, fields in exercises_patients.EXERCISES.items() if n[0] != "3"}
+EXERCISES |= {n: Exercise(**fields) for n, fields in exercises_patients.EXERCISES.items()}

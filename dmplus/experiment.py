@@ -117,7 +117,7 @@ def _runs() -> dict[str, list[Run]]:
         prior, second = ways[way]
         return Run(
             name=f"jvss-{alpha:g}-fresh-{way}-s{seed}", loss="jvss", alpha=alpha, prior=prior, second=second, seed=seed,
-            patients="fresh", validated=seed == 0, second_test=way in ("none", "path") and seed == 0,
+            patients="fresh", validated=seed == 0 and second != "healthy", second_test=way in ("none", "path") and seed == 0,
             controls=way in ("path", "channel", "path-healthy") and seed == 0,
         )  # fmt: skip
 

@@ -6,17 +6,19 @@ Pictures and tables of notebook 03, from the rows of the experiments (:mod:`dmpl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from dmplus import claims, figures, results
+from dmplus import claims, evidence, figures, paper, results, triage
 from dmplus.evidence import COLOURS, DASHES, MARKERS
 from dmplus.experiment import SHIFTS_MM
-from dmplus.results import Results, compare, pooled
-from dmplus.runtime import InputError
+from dmplus.results import Estimate, Results, compare, of, pooled
+from dmplus.runtime import InputError, rng
 from dmplus.volume import Case, zscore
 
 if TYPE_CHECKING:
@@ -71,11 +73,186 @@ def draw_visits(
     return figure
 
 
+# ------------------------------------------------------------------------------------------------------- which runs
+NONE, CHANNEL, PATH = "no prior", "channel", "path"  #: the three ways to give a network the earlier scan
+
+
+def stem_of(r: Results, alpha: float) -> str:
+    """The runs that are compared at an alpha: "jvss-0.5-fresh", trained on patients that the trunk has never seen, where a path
+    of them was run; else "jvss-0.5", trained on the trunk's own."""
+    fresh = f"jvss-{alpha:g}-fresh"
+    return fresh if r.seeds(f"{fresh}-path") else f"jvss-{alpha:g}"
+
+
+def ways(r: Results, stem: str) -> dict[str, list[str]]:
+    """Way → the scored runs of a stem ("jvss-0.5") that take the prior so, seed by seed; a way that was not run is left out.
+
+    Without a prior: ``stem``-none, or ``stem`` itself.
+    """
+    runs = {NONE: r.seeds(f"{stem}-none") or r.seeds(stem), CHANNEL: r.seeds(f"{stem}-channel"),
+            PATH: r.seeds(f"{stem}-path")}  # fmt: skip
+    return {way: names for way, names in runs.items() if names}
+
+
+def levels_of(r: Results, runs: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """The level (:func:`level_at`) of the first run of each way: there all find the same share of metastases."""
+    return {way: level_at(r, names[0]) for way, names in runs.items()}
+
+
+def effect(
+    r: Results, runs: Mapping[str, Sequence[str]], way: str = PATH, *, prior: bool | None = True
+) -> Estimate | None:
+    """False positives of a way over those without a prior, at sensitivity :data:`dmplus.claims.EQUAL`; None: not run.
+
+    prior: as in :meth:`Results.counts`, visits with a prior by default.
+    """
+    if not {way, NONE} <= runs.keys():
+        return None
+    return claims.at_equal(*(r.group(runs[k], prior=prior) for k in (way, NONE)))
+
+
+#: What a verdict on "fewer false positives" says of a model, in words.
+EFFECTS = {
+    "holds": "has fewer false positives", "weak": "may have fewer false positives", "opposite": "has more false positives",
+    "not shown": "shows no gain", "not run": "was not run",
+}  # fmt: skip
+
+
+def effect_words(e: Estimate | None) -> str:
+    """A ratio of false positives as a verdict in words: 'shows no gain', 'has fewer false positives'."""
+    return EFFECTS[claims.verdict(e, claims.FEWER)]
+
+
+def ratio_words(e: Estimate | None) -> str:
+    """'1.14 [0.83, 1.35]', or 'not run'."""
+    return "not run" if e is None else evidence.in_words(e)
+
+
 # ------------------------------------------------------------------------------------------------------------- tables
-def false_at(r: Results, name: str, level: int, *, second: str = "prior", split: str = "test") -> pd.DataFrame:
-    """The false positives of a run that stand at a level: case, what, peak (level), x, y, z."""
+def volume_changes(r: Results) -> pd.DataFrame:
+    """Every metastasis of the test visits with a prior: case, id, state (in words), volume_mm3, previous_mm3, ratio, change,
+    x, y, z.
+
+    ratio: volume now / at the visit before (NaN: new). change: by the volumes alone, as a reader would call it: new, growing
+    (ratio from 1.25 on), shrinking (up to 0.8), or stable. x, y, z: centre, voxels. ``InputError`` for rows without known
+    states.
+    """
+    if r.lesions is None:
+        raise InputError("changes: expected rows of a synthetic cohort (lesions.csv); got none; collect them again")
+    visits = r.visits.loc[(r.visits["split"] == "test") & r.visits["with_prior"], "case"]
+    table = r.lesions[r.lesions["case"].isin(visits)].reset_index(drop=True)
+    ratio = table["volume_mm3"] / table["previous_mm3"]
+    named = np.select(
+        [ratio.isna(), ratio >= triage.GROWING, ratio <= triage.SHRINKING], ["new", "growing", "shrinking"], "stable"
+    )
+    table = table.assign(state=table["state"].map(evidence.STATES), ratio=ratio, change=named)
+    anyone = next(rows for (_, split, second), rows in r.rows.items() if (split, second) == ("test", "prior"))
+    places = anyone.loc[anyone["kind"] == "lesion", ["case", "id", "x", "y", "z"]]
+    return table.merge(places, on=["case", "id"], validate="one_to_one")
+
+
+def two_views(r: Results, first: str, second: str, levels: tuple[int, int]) -> pd.DataFrame:
+    """Every metastasis of :func:`volume_changes` as two runs see it, each at its level.
+
+    Adds found_first, found_second, and falls: how many levels less the second leaves above its threshold than the
+    first (each 0.25 on the logit). Those that the first finds and the second misses come first, the largest fall of them first.
+    """
+    keys = ["case", "id"]
+    tables = []
+    for name in (first, second):
+        rows = r.rows[name, "test", "prior"]
+        tables.append(rows.loc[rows["kind"] == "lesion", [*keys, "top"]])
+    both = tables[0].merge(tables[1], on=keys, suffixes=("", "_second"), validate="one_to_one")
+    margin, margin_second = both["top"] - levels[0], both["top_second"] - levels[1]
+    both = both.assign(
+        found_first=margin >= 0, found_second=margin_second >= 0, falls=margin - margin_second,
+        hidden=(margin >= 0) & (margin_second < 0),
+    )  # fmt: skip
+    table = volume_changes(r).merge(both.drop(columns=["top", "top_second"]), on=keys, validate="one_to_one")
+    order = table.sort_values(["hidden", "falls", "case"], ascending=[False, False, True], kind="stable")
+    return order.drop(columns="hidden").reset_index(drop=True)
+
+
+def seen_by(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """The table of :func:`two_views` counted: a row per state, columns both, only each of the two, neither, all."""
+    names = {(True, True): "both", (True, False): f"only {first}", (False, True): f"only {second}",
+             (False, False): "neither"}  # fmt: skip
+    pair = [names[bool(a), bool(b)] for a, b in zip(table["found_first"], table["found_second"], strict=True)]
+    counts = pd.crosstab(table["state"], np.array(pair, object)).reindex(
+        index=[s for s in dict.fromkeys(evidence.STATES.values()) if (table["state"] == s).any()],
+        columns=list(names.values()), fill_value=0,
+    )  # fmt: skip
+    counts.index.name = counts.columns.name = None
+    return counts.assign(all=counts.sum(axis=1))
+
+
+def reads(r: Results) -> pd.DataFrame:
+    """Does a network read its prior at all? A row per run that takes one and was scored without it, or with another's.
+
+    Columns: run; fp (at sensitivity :data:`dmplus.claims.EQUAL`, its own prior); zeroed, other: fp over those of the same
+    network when the prior is zeroed, or another patient's (Estimates, below 1: the own prior helps; None: not run); moves: by
+    how much the peaks of metastases move (:func:`peaks_move`) when it is zeroed (or another's, where only that was run);
+    no_prior: fp over those of the run beside it that takes none. All on test visits with a prior.
+    """
+    scored = r.runs[(r.runs["split"] == "test") & (r.runs["second"] == "prior")]
+    lines = []
+    for name in scored.loc[scored["second_image"].isin(["zeroed", "other"]), "run"].unique():
+        own = pooled(r.group([name], prior=True))
+        there = [s for s in ("zeroed", "other") if r.has(name, second=s)]
+        against = {s: claims.at_equal(own, r.group([name], second=s, prior=True)) for s in there}
+        beside = _without(r, name)
+        lines.append(
+            {
+                "run": name,
+                "fp": of(results.fp_at(claims.EQUAL), own),
+                "zeroed": against.get("zeroed"),
+                "other": against.get("other"),
+                "moves": peaks_move(r, (name, "prior"), (name, there[0])),
+                "no_prior": claims.at_equal(own, r.group([beside], prior=True)) if beside else None,
+            }
+        )
+    return pd.DataFrame(lines, columns=["run", "fp", "zeroed", "other", "moves", "no_prior"])
+
+
+def _without(r: Results, name: str) -> str | None:
+    """The scored run beside one with a prior that takes none: "a-none-s0" or "a-s0" of "a-path-s0"; None: not run."""
+    cut = re.sub("(-early)?-(path|channel)", "", name)
+    asked = (re.sub("(-early)?-(path|channel)", "-none", name), cut)
+    return next((n for n in asked if n != name and r.has(n)), None)
+
+
+def peaks_move(r: Results, one: tuple[str, str], other: tuple[str, str]) -> float:
+    """By how much the peak of a metastasis differs between two (run, second image), in logits: the standard deviation over
+    metastases. A shift that all have in common does not count: it is no more than another threshold."""
+    tables = [r.rows[n, "test", s].query("kind == 'lesion'")[["case", "id", "top"]] for n, s in (one, other)]
+    both = tables[0].merge(tables[1], on=["case", "id"])
+    return float((both["top_x"] - both["top_y"]).std(ddof=0) / 4)  # a level is a quarter on the logit
+
+
+def reads_in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of :func:`reads` for a notebook, with a verdict on "the own prior removes false positives"."""
+    words = {
+        "FP a volume": [evidence.in_words(e, 1) for e in table["fp"]],
+        "own / zeroed": [ratio_words(e) for e in table["zeroed"]],
+        "own / another's": [ratio_words(e) for e in table["other"]],
+        "peak moves by": [f"{v:.2f}" for v in table["moves"]],
+        "own / no prior": [ratio_words(e) for e in table["no_prior"]],
+        "fewer than zeroed": [claims.verdict(e, claims.FEWER) for e in table["zeroed"]],
+    }
+    return pd.DataFrame(words, index=pd.Index(table["run"], name=None))
+
+
+def false_at(
+    r: Results, name: str, level: int, *, second: str = "prior", split: str = "test", prior: bool | None = None
+) -> pd.DataFrame:
+    """The false positives of a run that stand at a level: case, what, peak (level), x, y, z.
+
+    prior: only those in visits that have an earlier scan (True) or none (False).
+    """
     rows = r.rows[name, split, second]
     stands = (rows["kind"] == "fp") & (rows["bottom"] <= level) & (level <= rows["top"])
+    if prior is not None:
+        stands &= rows["case"].isin(r.visits.loc[r.visits["with_prior"] == prior, "case"])
     return (
         rows.loc[stands, ["case", "what", "top", "x", "y", "z"]].rename(columns={"top": "peak"}).reset_index(drop=True)
     )
@@ -95,14 +272,39 @@ def only_in_first(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 def ratios(r: Results, names: Mapping[str, tuple[Sequence[str], str]], baseline: Sequence[str]) -> pd.DataFrame:
     """False positives at sensitivity :data:`dmplus.claims.EQUAL` over those of ``baseline``, visits with a prior.
 
-    names: legend → (runs, second image that they are scored with). Columns: model, ratio, low, high, seeds.
+    names: legend → (runs, second image that they are scored with). Columns: model, ratio, low, high, seeds, verdict (on
+    "fewer", :func:`dmplus.claims.verdict`).
     """
-    base = pooled(r.group(baseline, prior=True))
+    base = pooled(r.group(baseline, prior=True)) if names else None
     lines = []
     for label, (runs, second) in names.items():
         e = compare(results.fp_at(claims.EQUAL), r.group(runs, second=second, prior=True), base, ratio=True)
-        lines.append((label, e.value, e.low, e.high, len(runs)))
-    return pd.DataFrame(lines, columns=["model", "ratio", "low", "high", "seeds"])
+        lines.append((label, e.value, e.low, e.high, len(runs), claims.verdict(e, claims.FEWER)))
+    return pd.DataFrame(lines, columns=["model", "ratio", "low", "high", "seeds", "verdict"])
+
+
+def seeds_beside(r: Results, stem: str) -> list[str]:
+    """Two runs or more without a prior that differ in their seed alone: those of a stem, else those on the trunk's own patients;
+    none, if neither has two."""
+    for runs in (ways(r, stem).get(NONE, []), r.seeds(stem.replace("-fresh", ""))):
+        if len(runs) > 1:
+            return runs
+    return []
+
+
+def yardstick(r: Results, stem: str) -> pd.DataFrame:
+    """How far a seed alone moves a ratio: :func:`ratios` of each of :func:`seeds_beside` over all of them; empty without."""
+    runs = seeds_beside(r, stem)
+    same = runs == ways(r, stem).get(NONE)
+    words = NONE if same else f"{NONE}, trunk's patients"
+    return ratios(r, {f"{words}, seed {k} alone": ([n], "prior") for k, n in enumerate(runs)}, runs or [])
+
+
+def go_and_come(r: Results, one: str, other: str) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    """False positives of ``one`` that ``other`` has not, those of ``other`` that ``one`` has not, and how many ``one`` has; each
+    at its level for the same sensitivity (:func:`level_at`), in test visits with a prior."""
+    first, second = (false_at(r, n, level_at(r, n), prior=True) for n in (one, other))
+    return only_in_first(first, second), only_in_first(second, first), len(first)
 
 
 def controls(r: Results, stem: str) -> dict[str, tuple[Sequence[str], str]]:
@@ -115,6 +317,7 @@ def controls(r: Results, stem: str) -> dict[str, tuple[Sequence[str], str]]:
         "path trained with another patient's prior": ([f"{path}-other-s0"], "other"),
         "second path trained with the current scan": ([f"{path}-current-s0"], "current"),
         "channel": (r.seeds(f"{stem}-channel"), "prior"),
+        "positive control: no metastasis before": ([f"{path}-healthy-s0"], "healthy"),
     }
     return {label: (runs, second) for label, (runs, second) in asked.items() if runs and r.has(*runs, second=second)}
 
@@ -122,12 +325,12 @@ def controls(r: Results, stem: str) -> dict[str, tuple[Sequence[str], str]]:
 def by_misregistration(r: Results, names: Mapping[str, str], baseline: Sequence[str]) -> pd.DataFrame:
     """As :func:`ratios`, for priors moved out of place in test: one row per model and millimetre.
 
-    Columns: model, mm, ratio, low, high, sensitivity and fp (at 0.5).
+    Columns: model, mm, ratio, low, high, sensitivity and fp (at 0.5). Displacements that were not run are left out.
     """
     base = pooled(r.group(baseline, prior=True))
     lines = []
     for label, name in names.items():
-        for mm in SHIFTS_MM:
+        for mm in [m for m in SHIFTS_MM if r.has(name, second=f"{m:g} mm")]:
             both = pooled(r.group([name], second=f"{mm:g} mm", prior=True))
             e = compare(results.fp_at(claims.EQUAL), both, base, ratio=True)
             at = [float(f(both[0])) for f in (results.sensitivity, results.fp_per_volume)]
@@ -164,7 +367,104 @@ def by_kind(r: Results, names: Mapping[str, Sequence[str]], *, sensitivity: floa
     return pd.DataFrame(lines).T
 
 
+def rises(table: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Of each model of :func:`by_misregistration` the ratio at the smallest and at the largest displacement."""
+    ends = table.sort_values("mm").groupby("model", sort=False)["ratio"]
+    return {str(model): (float(own.iloc[0]), float(own.iloc[-1])) for model, own in ends}
+
+
+def rise_words(ends: Mapping[str, tuple[float, float]]) -> str:
+    """The ends of :func:`rises` as a title: 'Out of place: channel from 1.1 to 1.9, path from 1.0 to 1.1'."""
+    return "Out of place: " + ", ".join(f"{model} from {a:.1f} to {b:.1f}" for model, (a, b) in ends.items())
+
+
+def doubling(table: pd.DataFrame, days: Callable[[float, float, float], float]) -> dict[int, float]:
+    """Lesion → doubling time by ``days(before, now, days between)`` from its first to its last visit in a :func:`timeline`."""
+    found = {}
+    for number, own in table.sort_values("days").groupby("id"):
+        first, last = own.iloc[0], own.iloc[-1]
+        if last["days"] > first["days"]:
+            found[int(number)] = days(first["volume_mm3"], last["volume_mm3"], float(last["days"] - first["days"]))
+    return found
+
+
+def answer(r: Results, runs: Mapping[str, Sequence[str]], read: pd.DataFrame, clear: pd.Series) -> str:
+    """What the rows say of the earlier scan, in sentences: runs as of :func:`ways`, read as of :func:`reads`, clear as of
+    :func:`dmplus.followup.clearer`."""
+    changed = volume_changes(r)
+    new, calm = (changed["state"] == "new").mean(), (changed["change"] == "stable").mean()
+    said = [f"Of {len(changed)} metastases in test visits with an earlier scan {new:.0%} are new, and {calm:.0%} were there "
+            "before with almost the same volume."]  # fmt: skip
+    if len(clear):
+        best, worst = clear.idxmax(), clear.idxmin()
+        said.append(f"In the difference image a metastasis that is {best} changes more than a look-alike in {clear[best]:.0%} of "
+                    f"pairs, one that is {worst} in {clear[worst]:.0%}.")  # fmt: skip
+    for way in (PATH, CHANNEL):
+        e = effect(r, runs, way)
+        said.append(f"The prior as a {way} {effect_words(e)}" + ("." if e is None else f": {ratio_words(e)} times those without, "
+                    f"at sensitivity {claims.EQUAL:g} in visits that have one."))  # fmt: skip
+    own = runs.get(PATH, [""])[0]
+    for row in read[read["run"] == own].itertuples():
+        if row.zeroed is not None:
+            said.append(f"With its prior the path has {ratio_words(row.zeroed)} times the false positives that it has with a "
+                        f"zeroed one (a gain by its prior: {claims.verdict(row.zeroed, claims.FEWER)}); the peak of a "
+                        f"metastasis moves by {row.moves:.2f} logits.")  # fmt: skip
+    return "\n".join(textwrap.fill(s, 100) for s in said)
+
+
+def paper_ratio(alpha: float) -> float:
+    """The paper's false positives of DeepMedic+ over DeepMedic's with JVSS (Table 1, all volumes); NaN where none is printed."""
+    table = paper.table(1)
+    own = table[(table["loss"] == "JVSS") & (table["alpha"] == alpha)].set_index("network")["fp"]
+    return float(own["DeepMedic+"] / own["DeepMedic"]) if {"DeepMedic+", "DeepMedic"} <= {*own.index} else np.nan
+
+
+def settled(r: Results, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table (column case) whose visit has a prior and is followed by another visit of the patient."""
+    last = r.visits.groupby("patient")["visit"].max()
+    visits = r.visits[r.visits["with_prior"] & (r.visits["visit"] < r.visits["patient"].map(last))]
+    return table[table["case"].isin(visits["case"])].reset_index(drop=True)
+
+
 # ------------------------------------------------------------------------------------------------------------ pictures
+def headed(figure: Figure, text: str) -> Figure:
+    """The figure with a title over its whole width, where long names beside the axes leave none above them; returns it."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def draw_not_run(what: str) -> Figure:
+    """A figure that says what is missing, in the place of the figure that would show it."""
+    figure, axes = figures.new_figure(6.5, 1.2)
+    axes[0, 0].set_axis_off()
+    axes[0, 0].text(0.5, 0.5, f"not run: {what}", ha="center", va="center", fontsize=11, transform=axes[0, 0].transAxes)
+    return figure
+
+
+def draw_volume_changes(table: pd.DataFrame) -> Figure:
+    """The table of :func:`volume_changes`: volume now / before of every metastasis, by what became of it; a look-alike keeps its
+    volume (the line at 1), and what is new has no ratio (arrows at the right edge)."""
+    figure, axes = figures.new_figure(6.5, 3.2)
+    axis = axes[0, 0]
+    states = [s for s in dict.fromkeys(evidence.STATES.values()) if (table["state"] == s).any()][::-1]
+    right = 1.3 * max(table["ratio"].max(), 2.0)
+    axis.axvspan(triage.SHRINKING, triage.GROWING, color="#DDDDDD", zorder=0)
+    axis.axvline(1, color="#777777", lw=1, zorder=1)
+    for k, state in enumerate(states):
+        own = table[table["state"] == state]
+        y = k + 0.5 * (rng(0, "jitter", k).random(len(own)) - 0.5)
+        look = {"ls": "none", "color": COLOURS[k], "ms": 4, "alpha": 0.7}
+        axis.plot(own["ratio"].fillna(right), y, marker=">" if own["ratio"].isna().all() else MARKERS[k], **look)
+    n = table["state"].value_counts()
+    axis.set_yticks(range(len(states)), [f"{s} (n = {n[s]})" for s in states])
+    axis.set(xscale="log", xlabel="volume now / at the visit before (grey: change by less than a quarter)",
+             ylim=(-0.6, len(states) - 0.4), xlim=(0.8 * min(table["ratio"].min(), 0.5), 1.1 * right))  # fmt: skip
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10) if axis.get_xlim()[0] <= t <= right]
+    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axis.minorticks_off()
+    return figure
+
+
 def draw_ratios(table: pd.DataFrame) -> Figure:
     """The table of :func:`ratios`: a point with its interval per model; 1 is the model without prior."""
     figure, axes = figures.new_figure(6.5, 0.6 + 0.45 * len(table))
@@ -172,7 +472,9 @@ def draw_ratios(table: pd.DataFrame) -> Figure:
     axis.axvline(1, color="#777777", lw=1)
     for k, row in enumerate(table.iloc[::-1].itertuples()):
         spread = np.maximum([[row.ratio - row.low], [row.high - row.ratio]], 0)
-        axis.errorbar(row.ratio, k, xerr=spread, color=COLOURS[0], marker=MARKERS[k % 6], elinewidth=1.2)
+        yardstick = row.model.startswith(NONE)
+        look = {"color": "#777777", "marker": "|"} if yardstick else {"color": COLOURS[0], "marker": MARKERS[k % 6]}
+        axis.errorbar(row.ratio, k, xerr=spread, elinewidth=1.2, **look)
     axis.set_yticks(range(len(table)), list(table["model"])[::-1])
     axis.set(
         xlabel=f"false positives at sensitivity {claims.EQUAL:g}, relative to no prior", ylim=(-0.6, len(table) - 0.4)
@@ -191,7 +493,8 @@ def draw_misregistration(table: pd.DataFrame) -> Figure:
                       elinewidth=0.8, label=model)  # fmt: skip
     axis.set(xlabel="residual misregistration of the prior in test, mm (root mean square)",
              ylabel=f"false positives at sensitivity\n{claims.EQUAL:g}, relative to no prior")  # fmt: skip
-    axis.legend()
+    axis.margins(y=0.12)  # room for the legend above the bars
+    axis.legend(loc="upper left")
     return figure
 
 
@@ -242,9 +545,14 @@ def moved_prior(case: Case, mm: float, *, direction: Sequence[float] = (1.0, 0.0
 
 
 def level_at(r: Results, name: str, *, sensitivity: float = claims.EQUAL) -> int:
-    """The highest level at which a run finds a share of the test lesions in visits with a prior."""
+    """The highest level at which a run finds a share of the test lesions in visits with a prior; ``InputError`` if at none."""
     found, _, _ = results.along(r.counts(name, prior=True).sum(0))
-    return int(np.flatnonzero(found >= sensitivity).max())
+    reached = np.flatnonzero(found >= sensitivity)
+    if not len(reached):
+        raise InputError(
+            f"{name}: expected a run that finds {sensitivity:g} of the lesions; got {np.nanmax(found):.2f}"
+        )
+    return int(reached.max())
 
 
 def kind_words(what: int) -> str:

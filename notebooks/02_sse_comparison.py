@@ -203,7 +203,8 @@ figures.show(
 # %%
 test = rows.visits[rows.visits["split"] == "test"]
 lesions = int((rows.rows["bce-s0", "test", "prior"]["kind"] == "lesion").sum())
-ran = rows.runs[(rows.runs["split"] == "test") & (rows.runs["prior"] == "none") & (rows.runs["start"] == "trunk")]
+ran = rows.runs[(rows.runs["split"] == "test") & (rows.runs["prior"] == "none") & (rows.runs["start"] == "trunk")
+                & (rows.runs["patients"] == "own") & (rows.runs["labels"] == "own") & (rows.runs["segments"] > 0)]
 listed = ran.groupby(["loss", "segment", "detection"], sort=False).agg(
     alphas=("alpha", lambda a: ", ".join(f"{v:g}" for v in sorted(set(a), reverse=True))),
     trainings=("run", "count"), segments=("segments", "median"), minutes=("train_seconds", lambda s: round(s.median() / 60, 1)),
@@ -538,7 +539,7 @@ display(claims.table_of_areas(own).set_index("loss").round(3))
 # Training and test patients share one template and one generator, so all numbers are flattered, and a difference between
 # losses may be one of this generator. Most trainings have one seed: their intervals are over patients alone, and another seed
 # may move a point by more. All losses were fine-tuned from one trunk with one learning rate, chosen for BCE: a loss that needs
-# another rate is at a disadvantage. And 5,000 segments are few; large alpha is punished most by that.
+# another rate is at a disadvantage. And the trainings are short, as their table says: large alpha is punished most by that.
 #
 # ## Self-test
 #

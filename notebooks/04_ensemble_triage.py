@@ -415,9 +415,9 @@ else:
 # ## What could be wrong with this
 #
 # The candidates' load depends on the generator's look-alikes as much as on the networks: a brain with more vessels has more
-# candidates. Budgets were chosen on 32 validation volumes. The readers here are rules, not people; people tire, learn, and are
-# swayed by an outline (automation bias), none of which is measured. And a candidate that is accepted is only as good as the
-# reviewer.
+# candidates. Thresholds were chosen on few validation volumes: they keep to their budget there, not on every test. The
+# readers here are rules, not people; people tire, learn, and are swayed by an outline (automation bias), none of which is
+# measured. And a candidate that is accepted is only as good as the reviewer.
 #
 # ## Self-test
 #

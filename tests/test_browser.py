@@ -221,6 +221,28 @@ def test_every_control_of_a_notebook_changes_what_it_shows(lab, browser, page, n
     print(json.dumps({name: moved}))
 
 
+@pytest.mark.skipif("03_temporal_prior_ablation" not in NAMES, reason="the prior is moved in notebook 03")
+def test_a_prior_is_moved_by_its_slider(lab, page):
+    address, _ = lab
+    run_all(page, address, "03_temporal_prior_ablation")
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    box = page.locator(".jp-OutputArea-output .widget-vbox:visible").last
+    box.wait_for(timeout=20_000)
+    box.scroll_into_view_if_needed()
+    handle = box.locator("[role=slider]").first
+    seen = []
+    for key, words in (("End", "prior moved 6 mm to the right"), ("Home", "prior moved 0 mm to the right")):
+        before = look(box)
+        handle.focus()
+        handle.press(key)
+        settle(page, box, before)
+        said = box.locator(".widget-html-content").first.inner_text()
+        assert words in said and "channel" in said and "path" in said
+        seen.append((said, pictures(box)))
+        (SHOTS / f"03_moved_{key.lower()}.png").write_bytes(box.screenshot())
+    assert seen[0][1] != seen[1][1]
+
+
 @pytest.mark.skipif("04_ensemble_triage" not in NAMES, reason="the review board is in notebook 04")
 def test_a_review_is_played_to_its_csv_and_goes_on_after_a_restart(lab, page):
     address, folder = lab

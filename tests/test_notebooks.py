@@ -26,6 +26,7 @@ OTHER_VALUES = {
     "00_start_here": ["patient=1", "seed=7"],
     "01_vss_derivation": ["alpha=0.5", "seed=7"],
     "02_sse_comparison": ["alpha=0.995", "budget=2.0", "rank=2"],
+    "03_temporal_prior_ablation": ["rank=2", "moved_mm=1.5", "seed=7"],
     "04_ensemble_triage": ["patient=1", "seed=7"],
 }
 

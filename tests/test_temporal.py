@@ -76,6 +76,181 @@ def test_ratios_are_those_of_false_positives_at_one_sensitivity_in_visits_with_a
     assert len(temporal.draw_ratios(table.reset_index()).axes[0].containers) == 2
 
 
+def test_ways_are_the_runs_of_a_stem_and_what_is_missing_is_said_to_be_missing(r):
+    ways = temporal.ways(r, "jvss-0.995")
+    assert ways == {temporal.NONE: r.seeds("jvss-0.995"), temporal.PATH: r.seeds("jvss-0.995-path")}
+    e = temporal.effect(r, ways)
+    assert e.value == pytest.approx(
+        float(results.fp_at(claims.EQUAL)(r.group(ways["path"], prior=True).sum(1).mean(0)))
+        / float(results.fp_at(claims.EQUAL)(r.group(ways["no prior"], prior=True).sum(1).mean(0)))
+    )
+    assert temporal.effect_words(e) == "has fewer false positives" and temporal.ratio_words(e).startswith("0.")
+    assert temporal.effect(r, ways, "channel") is None and temporal.effect_words(None) == "was not run"
+    assert temporal.ways(r, "jvss-0.7") == {} and temporal.ratio_words(None) == "not run"
+    turned = claims.at_equal(r.group(ways["no prior"]), r.group(ways["path"]))
+    assert temporal.effect_words(turned) == "has more false positives"
+    table = temporal.yardstick(r, "jvss-0.995")
+    assert table["model"].tolist() == ["no prior, seed 0 alone", "no prior, seed 1 alone"]
+    assert (table["low"] < 1).all() and (table["high"] > 1).all() and "holds" not in set(table["verdict"])
+    assert temporal.yardstick(r, "jvss-0.995-fresh")["model"].tolist()[0] == "no prior, trunk's patients, seed 0 alone"
+    assert temporal.yardstick(r, "jvss-0.7").empty and temporal.seeds_beside(r, "jvss-0.7") == []
+    assert temporal.ratios(r, {"path": (ways["path"], "prior")}, ways["no prior"]).loc[0, "verdict"] == "holds"
+    levels = temporal.levels_of(r, ways)
+    assert levels["path"] == temporal.level_at(r, "jvss-0.995-path-s0")
+    with pytest.raises(InputError, match="expected a run that finds 2"):
+        temporal.level_at(r, "jvss-0.995-s0", sensitivity=2)
+
+
+def test_ways_of_a_stem_whose_rival_has_a_name_of_its_own():
+    there = {"a-none-s0", "a-path-s0", "a-path-s1", "a-s0"}
+    seeds = lambda stem: [f"{stem}-s{s}" for s in range(3) if f"{stem}-s{s}" in there]  # noqa: E731
+    assert temporal.ways(SimpleNamespace(seeds=seeds), "a") == {
+        "no prior": ["a-none-s0"], "path": ["a-path-s0", "a-path-s1"]
+    }  # fmt: skip
+    there |= {"jvss-0.5-fresh-path-s0", "jvss-0.995-path-s0", "jvss-0.995-fresh-none-s0"}
+    stems = [temporal.stem_of(SimpleNamespace(seeds=seeds), a) for a in (0.5, 0.995)]
+    assert stems == ["jvss-0.5-fresh", "jvss-0.995"]
+    has = lambda *names: there.issuperset(names)  # noqa: E731
+    beside = [temporal._without(SimpleNamespace(has=has), n) for n in ("a-path-s0", "jvss-0.5-path-s0", "a-channel-s0")]
+    assert beside == ["a-none-s0", None, "a-none-s0"]
+
+
+def test_a_network_that_does_not_read_its_prior_is_told_from_one_that_does(r):
+    table = temporal.reads(r).set_index("run")
+    assert list(table.index) == ["jvss-0.995-path-s0"]
+    row = table.loc["jvss-0.995-path-s0"]
+    own, zeroed = (r.group(["jvss-0.995-path-s0"], second=s, prior=True) for s in ("prior", "zeroed"))
+    assert row["zeroed"].value == pytest.approx(claims.at_equal(own, zeroed).value) and row["zeroed"].value < 0.8
+    assert row["other"] is None
+    assert row["no_prior"].value == pytest.approx(claims.at_equal(own, r.group(["jvss-0.995-s0"], prior=True)).value)
+    two = [r.rows["jvss-0.995-path-s0", "test", s].query("kind == 'lesion'") for s in ("prior", "zeroed")]
+    both = two[0].set_index(["case", "id"])["top"].sub(two[1].set_index(["case", "id"])["top"]).dropna()
+    assert row["moves"] == pytest.approx(both.std(ddof=0) / 4) and row["moves"] > 0
+    words = temporal.reads_in_words(temporal.reads(r)).loc["jvss-0.995-path-s0"]
+    assert words["own / another's"] == "not run" and words["fewer than zeroed"] == "holds"
+    deaf = Results.__new__(Results)
+    deaf.runs, deaf.visits = r.runs, r.visits
+    name = "jvss-0.995-path-s0"
+    visits = r.visits.loc[r.visits["with_prior"], "case"]
+    same = r.rows[name, "test", "prior"]
+    deaf.rows = r.rows | {(name, "test", "zeroed"): same[same["case"].isin(visits)]}
+    row = temporal.reads(deaf).iloc[0]
+    assert row["moves"] == 0 and row["zeroed"].value == 1 and claims.verdict(row["zeroed"], claims.FEWER) != "opposite"
+    louder = same[same["case"].isin(visits)].assign(top=lambda t: t["top"] + 3)
+    deaf.rows[name, "test", "zeroed"] = louder
+    assert temporal.peaks_move(deaf, (name, "prior"), (name, "zeroed")) == 0  # all alike: another threshold
+
+
+def with_lesions(r):
+    """The rows with what became of every lesion: number 1 new, 2 growing, 3 stable, 4 responding."""
+    rows = r.rows["jvss-0.995-s0", "test", "prior"].query("kind == 'lesion'")
+    before = {1: np.nan, 2: 0.5, 3: 1.0, 4: 2.0}
+    state = {1: "new", 2: "growing", 3: "stable", 4: "responding"}
+    lesions = rows[["case", "id", "volume_mm3"]].assign(
+        state=rows["id"].map(state), previous_mm3=rows["volume_mm3"] * rows["id"].map(before)
+    )
+    made = Results.__new__(Results)
+    made.runs, made.visits, made.rows, made.lesions = r.runs, r.visits, r.rows, lesions
+    return made
+
+
+def test_what_became_of_each_metastasis_and_who_sees_it(r):
+    known = with_lesions(r)
+    table = temporal.volume_changes(known)
+    assert len(table) == 12 * 4  # of the visits with a prior
+    assert table.groupby("state")["change"].unique().map(list).to_dict() == {
+        "new": ["new"], "growing": ["growing"], "stable": ["stable"], "shrinking": ["shrinking"]
+    }  # fmt: skip
+    assert table.groupby("state")["ratio"].first().drop("new").to_dict() == {
+        "growing": 2,
+        "shrinking": 0.5,
+        "stable": 1,
+    }
+    labels = [t.get_text() for t in temporal.draw_volume_changes(table).axes[0].get_yticklabels()]
+    assert labels == ["shrinking (n = 12)", "stable (n = 12)", "growing (n = 12)", "new (n = 12)"]
+    levels = (30, 36)
+    seen = temporal.two_views(known, "jvss-0.995-s0", "jvss-0.995-path-s0", levels)
+    tops = [
+        r.rows[n, "test", "prior"].query("kind == 'lesion'").set_index(["case", "id"])["top"]
+        for n in ("jvss-0.995-s0", "jvss-0.995-path-s0")
+    ]
+    for row in seen.itertuples():
+        first, second = (t[row.case, row.id] for t in tops)
+        assert (row.found_first, row.found_second) == (first >= 30, second >= 36)
+        assert row.falls == (first - 30) - (second - 36)
+    hidden = seen["found_first"] & ~seen["found_second"]
+    n = int(hidden.sum())
+    assert 0 < n < 48 and hidden.iloc[:n].all() and (seen["falls"].iloc[:n].diff().dropna() <= 0).all()
+    counts = temporal.seen_by(seen, "a", "b")
+    assert counts["all"].tolist() == [12] * 4 and counts.columns.tolist() == [
+        "both",
+        "only a",
+        "only b",
+        "neither",
+        "all",
+    ]
+    assert counts["only a"].sum() == n and (counts.drop(columns="all").sum(axis=1) == counts["all"]).all()
+    with pytest.raises(InputError, match="collect them again"):
+        temporal.volume_changes(SimpleNamespace(lesions=None))
+
+
+def test_the_answer_follows_the_rows(r):
+    known = with_lesions(r)
+    ways = temporal.ways(r, "jvss-0.995")
+    clear = pd.Series({"new": 0.9, "stable": 0.3})
+    said = temporal.answer(known, ways, temporal.reads(r), clear).replace("\n", " ")
+    assert (
+        "Of 48 metastases" in said and "25% are new" in said and "The prior as a path has fewer false positives" in said
+    )
+    assert (
+        "as a channel was not run." in said and "new changes more than a look-alike in 90%" in said and "holds" in said
+    )
+    nothing = temporal.answer(known, {}, temporal.reads(r)[:0], clear[:0]).replace("\n", " ")
+    assert "The prior as a path was not run." in nothing and "zeroed" not in nothing
+
+
+def test_a_later_visit_settles_what_has_one_and_a_prior():
+    visits = [("a_v0", "a", 0, False), ("a_v1", "a", 1, True), ("a_v2", "a", 2, True), ("b_v1", "b", 1, True)]
+    r = SimpleNamespace(visits=pd.DataFrame(visits, columns=["case", "patient", "visit", "with_prior"]))
+    table = pd.DataFrame({"case": ["a_v0", "a_v2", "a_v1", "b_v1"], "peak": [9, 8, 7, 6]})
+    assert temporal.settled(r, table)["case"].tolist() == ["a_v1"]
+
+
+def test_doubling_times_go_from_the_first_to_the_last_visit():
+    table = pd.DataFrame(
+        [(0, 1, 100.0), (50, 1, 300.0), (100, 1, 400.0), (100, 2, 9.0), (0, 3, 80.0), (50, 3, 40.0)],
+        columns=["days", "id", "volume_mm3"],
+    )
+    assert temporal.doubling(table, exercises_patients.doubling_days) == {1: pytest.approx(50), 3: pytest.approx(-50)}
+
+
+def test_the_paper_beside_and_what_was_not_run():
+    assert temporal.paper_ratio(0.995) == pytest.approx(158 / 247) and temporal.paper_ratio(0.5) == pytest.approx(1 / 3)
+    assert np.isnan(temporal.paper_ratio(0.9))
+    assert "not run: the path" in temporal.draw_not_run("the path").axes[0].texts[0].get_text()
+    ends = temporal.rises(pd.DataFrame({"model": ["a", "a", "b"], "mm": [3, 0, 1], "ratio": [2.0, 1.0, 1.5]}))
+    assert ends == {"a": (1.0, 2.0), "b": (1.5, 1.5)} and "a from 1.0 to 2.0" in temporal.rise_words(ends)
+
+
+def test_controls_have_their_own_second_image():
+    there = {
+        ("a-path-s0", "prior"),
+        ("a-path-s0", "other"),
+        ("a-path-other-s0", "other"),
+        ("a-path-healthy-s0", "healthy"),
+    }
+    fake = SimpleNamespace(
+        seeds=lambda stem: [n for n, s in sorted(there) if n == f"{stem}-s0" and s == "prior"],
+        has=lambda *names, second: all((n, second) in there for n in names),
+    )
+    assert temporal.controls(fake, "a") == {
+        "path": (["a-path-s0"], "prior"),
+        "path, another patient's prior in test": (["a-path-s0"], "other"),
+        "path trained with another patient's prior": (["a-path-other-s0"], "other"),
+        "positive control: no metastasis before": (["a-path-healthy-s0"], "healthy"),
+    }
+
+
 def test_misregistration_visits_and_kinds_each_have_their_rows(r):
     shifted = temporal.by_misregistration(r, {"path": "jvss-0.995-path-s0"}, r.seeds("jvss-0.995"))
     assert shifted["mm"].tolist() == [0, 1, 2, 3]
@@ -98,6 +273,16 @@ def test_false_positives_at_a_level_are_those_that_stand_there(r):
     rows = r.rows["jvss-0.995-s0", "test", "prior"]
     for level in (10, 20, 30):
         assert len(temporal.false_at(r, "jvss-0.995-s0", level)) == scoring.counts(rows, level)[2]
+    gone, come, n = temporal.go_and_come(r, "jvss-0.995-s0", "jvss-0.995-path-s0")
+    first, second = (
+        temporal.false_at(r, f"jvss-0.995{w}-s0", temporal.level_at(r, f"jvss-0.995{w}-s0"), prior=True)
+        for w in ("", "-path")
+    )
+    assert n == len(first) and gone.equals(temporal.only_in_first(first, second))
+    assert come.equals(temporal.only_in_first(second, first))
+    both = [temporal.false_at(r, "jvss-0.995-s0", 20, prior=p) for p in (True, False)]
+    assert sum(map(len, both)) == len(temporal.false_at(r, "jvss-0.995-s0", 20))
+    assert all(int(c[1:]) % 2 for c in both[0]["case"]) and not any(int(c[1:]) % 2 for c in both[1]["case"])
     assert (
         temporal.kind_words(1) == "a vessel" and len({temporal.kind_words(k) for k in range(len(results.KINDS))}) == 6
     )

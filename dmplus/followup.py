@@ -1,0 +1,273 @@
+"""Patients followed over their visits: how much each thing in the brain changes, and what networks say when a prior moves.
+
+The live part of notebook 03. Tables of whole cohorts, from the rows of the experiments: :mod:`dmplus.temporal`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from dmplus import evidence, figures, network, synthetic, temporal
+from dmplus.inference import predict_volume
+from dmplus.matching import label_lesions, match_lesions
+from dmplus.network import DeepMedic
+from dmplus.runtime import InputError, Machine, rng
+from dmplus.scoring import LEVELS
+from dmplus.synthetic import CohortConfig
+from dmplus.temporal import CHANNEL, PATH, REACH, difference, moved_prior
+from dmplus.volume import Case
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+LEAST_VOXELS = 4  #: smaller look-alikes are not measured
+LOOKALIKE = "look-alikes"
+
+
+# ------------------------------------------------------------------------------------------------------------ patients
+@functools.lru_cache(maxsize=2)
+def _visits(patient: int) -> tuple[Case, ...]:
+    return tuple(v.case for v in synthetic.patient(synthetic.COHORTS["quick"], patient).visits)
+
+
+def visit_and_next(name: str) -> tuple[Case, Case | None]:
+    """A visit of the cohort ``quick`` by the name it has in the rows, made anew (seconds), and the visit after it, if any."""
+    visits = _visits(int(name.split("_")[1]))
+    place = [c.name for c in visits].index(name)
+    return visits[place], visits[place + 1] if place + 1 < len(visits) else None
+
+
+def draw_one(table: pd.DataFrame | None, rank: int, words: str) -> tuple[Figure, str]:
+    """A false positive of a table (:func:`dmplus.temporal.false_at`) over its visits: earlier, now, difference, next visit; and
+    what it shows, in words. rank: 1 for the first row; the last one, if there are fewer. None: it was not run.
+    """
+    if table is None or not len(table):
+        why = "not run" if table is None else "none fits the rule"
+        return temporal.draw_not_run(f"{words} ({why})"), f"nothing: {why}."
+    row = table.iloc[min(rank, len(table)) - 1]
+    case, later = visit_and_next(row["case"])
+    centre = tuple(float(v) for v in row[["x", "y", "z"]])
+    figure = temporal.draw_visits(case, centre, later=later, circle=6)
+    near = temporal.around(case, [round(c) for c in centre])
+    change = float(difference(case)[near].mean())
+    what = temporal.kind_words(int(row["what"]))
+    temporal.headed(figure, f"{words[:1].upper()}{words[1:]}: {what}")
+    return figure, (
+        f"{words} (ring) in {case.name}, number {min(rank, len(table))} of {len(table)}: what lies there is {what}. Its peak "
+        f"was {LEVELS[int(row['peak'])]:.2f}; within 3 voxels the scan changed by {change:+.2f} standard deviations in the mean."
+    )
+
+
+def followed(config: CohortConfig, most: int) -> list[int]:
+    """Patients of a cohort who have an earlier scan, without making an image: those with most visits first, of equals the test
+    part before the others. ``InputError`` if there is none."""
+    found = [(i, len(synthetic.schedule(config, i)[0])) for i in range(config.patients)]
+    order = sorted((-n, synthetic.split_of(config, i) != "test", i) for i, n in found if n > 1)
+    if not order:
+        raise InputError(
+            f"cohort {config.name}: expected a patient with an earlier scan; got none; choose another seed"
+        )
+    return [i for _, _, i in order[:most]]
+
+
+def last_visit(config: CohortConfig, patient: int) -> Case:
+    """The last visit of a patient of a cohort."""
+    return synthetic.patient(config, patient).visits[-1].case
+
+
+# ------------------------------------------------------------------------------------------- how much an object changes
+def changes(config: CohortConfig, patients: Sequence[int]) -> pd.DataFrame:
+    """How much each metastasis and each look-alike changes in the difference image of every visit with a prior.
+
+    Columns: case, what (its state in words, or the kind of look-alike), lesion (bool), voxels, change: the largest mean of
+    3 × 3 × 3 voxels of |now − earlier| (standard deviations) within a voxel of it.
+    """
+    lines: list[tuple[str, str, bool, int, float]] = []
+    for index in patients:
+        for visit in synthetic.patient(config, index).visits:
+            if visit.case.prior is None:
+                continue
+            local = np.abs(ndimage.uniform_filter(difference(visit.case), 3))
+            words = {
+                int(n): evidence.STATES.get(s)
+                for n, s in zip(visit.lesions["lesion"], visit.lesions["state"], strict=True)
+            }
+            maps = [(visit.numbers.astype(np.int32), words)]
+            for kind, number in synthetic.LOOKALIKES.items():
+                labels, count = label_lesions(visit.lookalikes == number)
+                maps.append((labels.astype(np.int32), dict.fromkeys(range(1, count + 1), kind)))
+            for place, (labels, named) in enumerate(maps):
+                lines += [(visit.case.name, *line) for line in _measured(labels, named, local, lesion=place == 0)]
+    return pd.DataFrame(lines, columns=["case", "what", "lesion", "voxels", "change"])
+
+
+def _measured(
+    labels: np.ndarray, named: Mapping[int, str | None], local: np.ndarray, *, lesion: bool
+) -> list[tuple[str, bool, int, float]]:
+    """What, whether it is a lesion, size and largest change of every object of a label image."""
+    sizes = np.bincount(labels.ravel(), minlength=max(named, default=0) + 1)
+    kept = [n for n, words in named.items() if words and sizes[n] >= (1 if lesion else LEAST_VOXELS)]
+    if not kept:
+        return []
+    largest = ndimage.maximum(local, ndimage.grey_dilation(labels, size=3), kept)
+    return [(str(named[n]), lesion, int(sizes[n]), float(v)) for n, v in zip(kept, largest, strict=True)]
+
+
+def clearer(table: pd.DataFrame) -> pd.Series:
+    """For each state of a metastasis the chance that it changes more than a look-alike does, both drawn at random (0.5: the
+    change says nothing); NaN where the table of :func:`changes` has no look-alike."""
+    others = np.sort(table.loc[~table["lesion"], "change"].to_numpy())
+    states = [s for s in dict.fromkeys(evidence.STATES.values()) if (table["lesion"] & (table["what"] == s)).any()]
+    made = {}
+    for state in states:
+        own = table.loc[table["lesion"] & (table["what"] == state), "change"]
+        made[state] = float(np.searchsorted(others, own).mean() / len(others)) if len(others) else np.nan
+    return pd.Series(made, dtype=float)
+
+
+def draw_changes(table: pd.DataFrame) -> Figure:
+    """The table of :func:`changes`: a point per object, metastases by what became of them above look-alikes by kind; the
+    line is the median, the grey band holds nine tenths of the look-alikes."""
+    figure, axes = figures.new_figure(6.5, 3.8)
+    axis = axes[0, 0]
+    known = [*dict.fromkeys(evidence.STATES.values()), *synthetic.LOOKALIKES]
+    whats = [w for w in known if (table["what"] == w).any()][::-1]
+    others = table.loc[~table["lesion"], "change"]
+    if len(others):
+        axis.axvspan(*np.quantile(others, [0.05, 0.95]), color="#DDDDDD", zorder=0)
+    for k, what in enumerate(whats):
+        own = table[table["what"] == what]
+        lesion = bool(own["lesion"].iloc[0])
+        y = k + 0.5 * (rng(0, "jitter", k).random(len(own)) - 0.5)
+        axis.plot(own["change"], y, ls="none", ms=4, alpha=0.5, marker="o" if lesion else "s",
+                  color=evidence.COLOURS[0 if lesion else 1])  # fmt: skip
+        axis.plot([own["change"].median()] * 2, [k - 0.32, k + 0.32], color="black", lw=2, ls="-")
+    n = table["what"].value_counts()
+    kind = table.groupby("what")["lesion"].first()
+    axis.set_yticks(range(len(whats)), [f"{w}{' metastasis' if kind[w] else ''} (n = {n[w]})" for w in whats])
+    axis.set(xscale="log", ylim=(-0.6, len(whats) - 0.4),
+             xlabel="largest local change since the visit before, standard deviations")  # fmt: skip
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10) if axis.get_xlim()[0] <= t <= axis.get_xlim()[1]]
+    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axis.minorticks_off()
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------ a prior out of place
+def networks(stem: str) -> dict[str, tuple[str, DeepMedic]]:
+    """Way (channel, path) → the name of a run and its network: those of a stem ("jvss-0.5-fresh"), or of the nearest one whose
+    weights come with the course: another alpha, or other training patients.
+
+    Empty where none do. Both ways have the same stem, if there is one that has both.
+    """
+    folder = network.weights_path("sens").parent / "experiments"
+    alpha = float(stem.split("-")[1])
+    near = sorted({alpha, 0.5, 0.995}, key=lambda a: abs(a - alpha))
+    stems = [stem.replace(f"jvss-{alpha:g}", f"jvss-{a:g}") for a in near] + [f"jvss-{a:g}" for a in near]
+    asked = [{w: f"{s}-{w}-s0" for w in (CHANNEL, PATH)} for s in stems]
+    there = [{w: n for w, n in names.items() if (folder / f"{n}.safetensors").is_file()} for names in asked]
+    chosen = max(there, key=len)  # of equals the first: the nearest
+    return {way: (name, network.load(folder / f"{name}.safetensors")) for way, name in chosen.items()}
+
+
+class Moved:
+    """One visit whose prior is moved, and what networks say of it in place and moved.
+
+    case: raw, with a prior. networks: way → network. thresholds: way → the probability from which on it marks a voxel.
+    """
+
+    def __init__(
+        self, case: Case, mm: float, networks: Mapping[str, DeepMedic], thresholds: Mapping[str, float], *,
+        machine: Machine | None = None,
+    ) -> None:  # fmt: skip
+        self.case, self.mm, self.thresholds = case, mm, dict(thresholds)
+        self.moved = moved_prior(case, mm)
+        self.before, self.after = (
+            {way: _map(net, c, machine) for way, net in networks.items()} for c in (case, self.moved)
+        )
+
+    def counts(self) -> pd.DataFrame:
+        """A row per way: metastases found and false positives with the prior in place and moved, and how many of the latter are
+        new: blobs that touch neither a metastasis nor a false positive in place."""
+        lines = {}
+        truth = self.case.label > 0  # type: ignore[operator]
+        for way, threshold in self.thresholds.items():
+            before, after = (m[way] >= threshold for m in (self.before, self.after))
+            a, b = (match_lesions(truth, m) for m in (before, after))
+            lines[way] = {
+                "metastases": a.n_ref, "found, in place": a.tp_ref, f"found, {self.mm:g} mm": b.tp_ref,
+                "false, in place": a.fp, f"false, {self.mm:g} mm": b.fp,
+                "of these new": match_lesions(truth | before, after).fp,
+            }  # fmt: skip
+        return pd.DataFrame(lines).T
+
+    def place(self, rank: int = 1) -> tuple[tuple[int, int, int], bool]:
+        """The voxel outside all metastases whose probability rises most as the prior moves, in the channel network if there is
+        one; ``rank`` 2 for the next one apart from it, and so on. Also whether it rises by 0.01 or more: else the place is that
+        of the largest change of the difference image."""
+        way = CHANNEL if CHANNEL in self.before else next(iter(self.before))
+        rise = self.after[way] - self.before[way]
+        free = self.case.mask & ~ndimage.binary_dilation(self.case.label > 0, iterations=REACH)  # type: ignore[operator]
+        rises = bool((rise[free] >= 0.01).any())
+        score = rise if rises else np.abs(difference(self.moved) - difference(self.case))
+        score = np.where(free, score, -np.inf)
+        for _ in range(rank):
+            best = np.unravel_index(int(np.argmax(score)), score.shape)
+            box = tuple(slice(max(int(b) - 2 * REACH, 0), int(b) + 2 * REACH + 1) for b in best)
+            score[box] = -np.inf
+        x, y, z = (int(b) for b in best)
+        return (x, y, z), rises
+
+    def heard(self, place: tuple[int, int, int]) -> dict[str, tuple[float, float]]:
+        """Way → probability at a place with the prior in place, and moved."""
+        return {way: (float(self.before[way][place]), float(self.after[way][place])) for way in self.before}
+
+    def draw(self, place: tuple[int, int, int], *, edge: int = 40) -> Figure:
+        """The place with the prior in place (above) and moved (below): earlier scan, difference, and each network's map.
+
+        Purple became darker, orange brighter; a map is coloured from 0.05 on and outlined from its threshold on.
+        """
+        rows = (("in place", self.case, self.before), (f"moved {self.mm:g} mm", self.moved, self.after))
+        columns = 2 + len(self.before)
+        figure, axes = figures.new_figure(1.85 * columns, 5.0, rows=2, columns=columns)
+        x, y, z = place
+        below = {"location": "bottom", "fraction": 0.05, "pad": 0.02, "aspect": 30}
+        with figures.style():
+            for line, (words, case, maps) in zip(axes, rows, strict=True):
+                figures.draw_slice(line[0], case, index=z, image="prior")
+                shown = figures.plane_of(difference(case), "axial", z)
+                change = line[1].imshow(shown, cmap="PuOr_r", vmin=-3, vmax=3)
+                line[1].set_axis_off()
+                for axis, way in zip(line[2:], maps, strict=True):
+                    said = _draw_map(axis, case, maps[way], z, self.thresholds[way])
+                for axis, name in zip(line, (f"earlier, {words}", "now − earlier", *(f"{w}, {words}" for w in maps)),
+                                      strict=True):  # fmt: skip
+                    at = figures.zoom(axis, case, x, y, edge)
+                    axis.plot(*at, marker="o", ms=24, mfc="none", mec="#009E73", mew=1.6, ls="none")
+                    axis.set_title(name, fontsize=9, fontweight="normal")
+            figure.colorbar(change, ax=list(axes[:, :2].flat), label="difference, standard deviations", **below)
+            figure.colorbar(said, ax=list(axes[:, 2:].flat), label="probability", **below)
+        return figure
+
+
+def _draw_map(axis: Axes, case: Case, probability: np.ndarray, index: int, threshold: float) -> AxesImage:
+    """One axial slice with a map over it, outlined from a threshold on, and the reference outlined."""
+    figures.draw_slice(axis, case, index=index, reference=True)
+    shown = figures.plane_of(probability, "axial", index)
+    inside = (shown >= threshold).astype(float)
+    if inside.any():
+        axis.contour(inside, [0.5], colors=["#E69F00"], linewidths=[1.4])
+    return axis.imshow(np.ma.masked_less(shown, 0.05), cmap="viridis", vmin=0, vmax=1, alpha=0.85)
+
+
+def _map(net: DeepMedic, case: Case, machine: Machine | None) -> np.ndarray:
+    ready = case.normalised()
+    return predict_volume(net, ready.image, prior=ready.prior, mask=ready.mask, machine=machine)
