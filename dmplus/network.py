@@ -387,7 +387,7 @@ def add_prior_channel(network: DeepMedic) -> DeepMedic:
 # ------------------------------------------------------------------------------------------- weights files
 SHIPPED = ("sens", "spec", "bce")  #: names of the weights inside the package
 #: Weights of single runs of the experiments (:mod:`dmplus.experiment`), for the notebooks' pictures; "trunk" starts them all.
-EXPERIMENTS = ("trunk", "bce-s0", "jvss-0.995-s0", "jvss-0.995-path-s0", "jvss-0.995-channel-s0")
+EXPERIMENTS = ("trunk", "bce-s0", "jvss-0.995-s0", "jvss-0.5-fresh-path-s0", "jvss-0.5-fresh-channel-s0")
 
 
 def save(path: str | Path, network: DeepMedic, *, info: dict[str, Any] | None = None) -> None:

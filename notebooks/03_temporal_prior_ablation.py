@@ -211,7 +211,7 @@ figures.show(
 # > Guess for a new one, and for a stable one.
 
 # %%
-people = followup.followed(cohort, min(2 * session.profile.patients, 6))
+people = followup.followed(cohort, 2 if profile == "smoke" else 6)
 objects = followup.changes(cohort, people)
 clear = followup.clearer(objects)
 figure = followup.draw_changes(objects)
@@ -716,9 +716,9 @@ print(temporal.answer(rows, ways, reads, clear))
 
 # %% tags=["summary"]
 effect = effects["path"]
+number = f": {temporal.ratio_words(effect)} times the false positives of no prior" if effect else ""
 session.finish(
-    headline=f"the earlier scan as a path {temporal.effect_words(effect)}: {temporal.ratio_words(effect)} times the false "
-    "positives of no prior",
+    headline=f"the earlier scan as a path {temporal.effect_words(effect)}{number}",
     metrics={
         "ratio": {w: None if e is None else e.value for w, e in effects.items()}, "new_share": float(share["new"]),
         "hardly_changed": float(still), "clearer": clear.to_dict(), "networks_that_gain": len(gains), "networks": len(reads),
