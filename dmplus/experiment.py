@@ -603,7 +603,8 @@ def _added(tables: dict[str, pd.DataFrame], out: Path) -> dict[str, pd.DataFrame
     for name in earlier.keys() & {"runs.csv", "rows.csv.gz", "histories.csv"}:
         new, old = tables[name], earlier[name]
         both = pd.concat([new, old[~old["run"].isin({*tables["runs.csv"]["run"], *new["run"]})]], ignore_index=True)
-        joined[name] = both.sort_values("run", kind="stable", ignore_index=True)
+        columns = [*old.columns, *(c for c in new.columns if c not in old.columns)]
+        joined[name] = both.sort_values("run", kind="stable", ignore_index=True)[columns]
     more = before[~before["split"].isin(visits["split"])]
     joined["visits.csv"] = pd.concat([visits, more], ignore_index=True)
     if "lesions.csv" in earlier:

@@ -75,7 +75,9 @@ class Results:
             known = set(runs[0]["run"])
             runs[1], rows[1] = (t[~t["run"].isin(known)] for t in (runs[1], rows[1]))
         self.runs = pd.concat(runs, ignore_index=True)
-        self.runs["patients"] = self.runs.get("patients", pd.Series(dtype=object)).reindex(self.runs.index).fillna("own")
+        self.runs["patients"] = (
+            self.runs.get("patients", pd.Series(dtype=object)).reindex(self.runs.index).fillna("own")
+        )
         self.visits = max(visits, key=len)
         tiers = next((f / "tiers.csv.gz" for f in folders if (f / "tiers.csv.gz").is_file()), None)
         self.tiers = None if tiers is None else pd.read_csv(tiers)

@@ -404,6 +404,11 @@ def answer(r: Results, runs: Mapping[str, Sequence[str]], read: pd.DataFrame, cl
         said.append(f"The prior as a {way} {effect_words(e)}" + ("." if e is None else f": {ratio_words(e)} times those without, "
                     f"at sensitivity {claims.EQUAL:g} in visits that have one."))  # fmt: skip
     own = runs.get(PATH, [""])[0]
+    control = own.replace("-path-", "-path-healthy-")
+    if own and NONE in runs and r.has(control):
+        e = claims.at_equal(r.group([control], prior=True), r.group(runs[NONE], prior=True))
+        said.append(f"Positive control, where every metastasis is new: the path has {ratio_words(e)} times those without (fewer: "
+                    f"{claims.verdict(e, claims.FEWER)}).")  # fmt: skip
     for row in read[read["run"] == own].itertuples():
         if row.zeroed is not None:
             said.append(f"With its prior the path has {ratio_words(row.zeroed)} times the false positives that it has with a "

@@ -322,7 +322,7 @@ own = [(ways[w][0].rpartition("-s")[0], name, alpha, "JVSS") for w, name in prin
 if own and alpha in (0.5, 0.995):
     display(evidence.beside_the_paper(rows, own))
 verdicts = claims.claims_table(rows)
-display(evidence.verdicts(verdicts, of_claims=["prior path removes", "path than as a channel"]))
+display(evidence.verdicts(verdicts, of_claims=["the prior path removes", "path than as a channel"]))
 
 # %% [markdown]
 # ## Does the network read it?
@@ -336,7 +336,10 @@ display(evidence.verdicts(verdicts, of_claims=["prior path removes", "path than 
 # | the prior | zero the prior in test | rises towards, or beyond, that of no prior |
 # | *some* earlier scan | another patient's prior, in test or in training | stays, though nothing fits |
 # | the larger network | second path trained with the current scan again | is as good as with the prior |
-# | nothing to be learnt here at all | positive control: priors as before any metastasis, in training and test | stays near 1 |
+# | it cannot be learnt like this | positive control: priors as before any metastasis, in training and test | stays near 1 |
+#
+# The positive control has the same patients, network and training, but every metastasis is new: if a prior ever says something,
+# it says it there.
 #
 # > **Predict first.** Which of these rows will be clearly worse than the first one?
 
@@ -355,7 +358,7 @@ figures.show(
 )
 
 # %% [markdown]
-# Now all networks with a second image that were trained, from scratch or from the trunk, whatever their loss. In one line each:
+# Now all networks with a second image that were trained, whatever their loss. In one line each:
 # its false positives with its own prior, over those of the *same* network with a zeroed one, or another patient's. Below 1: it
 # gains by its own. The column *peak moves by* needs no gain at all: how differently, in logits, the peaks of metastases move when
 # the prior is taken away. A network that does not read its prior has 0 there; another seed of a network is the yardstick.
@@ -638,8 +641,8 @@ print(temporal.answer(rows, ways, reads, clear))
 
 # %% [markdown]
 # If no gain is shown, that is a result: it says that *this* training on *these* patients did not get there, and Figures 2, 3 and
-# 5 say why that need not surprise. It does not say that the paper is wrong: its patients are real, four in nine of its false
-# positives went, and it trained some hundred times longer.
+# 5 say why that need not surprise. It does not say that the paper is wrong: its patients are real, and its network saw 1.2
+# million segments.
 
 # %% [markdown]
 # ## Run it again
@@ -670,7 +673,7 @@ print(temporal.answer(rows, ways, reads, clear))
 # change more, and real look-alikes less. Most runs have one seed, and the yardstick says how much that can be. The thresholds
 # for equal sensitivity are read from the test patients themselves: fair between networks, not a promise for the next patient.
 # Figure 3 takes the largest change in an object, which favours large ones, as a look at the difference image does.
-# Paths that were added in fine-tuning had little time to learn; the table of networks has one from scratch. And zeroing a prior
+# Paths that were added in fine-tuning had little time to learn; the paper trains its path from scratch. And zeroing a prior
 # in test shows a network something it knows from first visits; another patient's prior is something it has never seen.
 #
 # ## Self-test

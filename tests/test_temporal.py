@@ -205,6 +205,19 @@ def test_the_answer_follows_the_rows(r):
     assert (
         "as a channel was not run." in said and "new changes more than a look-alike in 90%" in said and "holds" in said
     )
+    assert "Positive control" not in said
+    for second, words in (
+        ("prior", "fewer: holds"),
+        ("zeroed", "fewer: not shown"),
+    ):  # the path's own rows as its control's
+        name, control = "jvss-0.995-path-s0", "jvss-0.995-path-healthy-s0"
+        known.rows[control, "test", "healthy"] = known.rows[name, "test", second]
+        line = known.runs[(known.runs["run"] == name) & (known.runs["second_image"] == second)]
+        known.runs = pd.concat([known.runs, line.assign(run=control, second="healthy", second_image="healthy")])
+        said = temporal.answer(known, ways, temporal.reads(r), clear).replace("\n", " ")
+        assert "every metastasis is new" in said and words in said
+        known.runs = known.runs[known.runs["run"] != control]
+        known.rows.pop((control, "test", "healthy"))
     nothing = temporal.answer(known, {}, temporal.reads(r)[:0], clear[:0]).replace("\n", " ")
     assert "The prior as a path was not run." in nothing and "zeroed" not in nothing
 
