@@ -464,11 +464,17 @@ FAULTS = (
         "a false positive is the same one anywhere", "temporal", ("REACH = 4", "REACH = 400"), tests="test_temporal.py"
     ),
     fault(
+        "a healthy prior still has its metastases",
+        "synthetic_scanner",
+        ("(lesions if metastases else ())", "lesions"),
+        tests="test_experiment.py::test_a_healthy_prior_is_the_same_scan_before_any_metastasis",
+    ),
+    fault(
         "priors are compared in all visits",
         "temporal",
         (
-            "base = pooled(r.group(baseline, prior=True))\n    lines = []\n    for label, (runs, second)",
-            "base = pooled(r.group(baseline))\n    lines = []\n    for label, (runs, second)",
+            "base = pooled(r.group(baseline, prior=True)) if names else None",
+            "base = pooled(r.group(baseline)) if names else None",
         ),
         tests="test_temporal.py",
     ),
