@@ -123,9 +123,8 @@ def _runs() -> dict[str, list[Run]]:
 
     second = [fresh(a, way) for a in (0.5, 0.995) for way in ways]
     second += [fresh(0.995, way, s) for s in (1, 2) for way in ("none", "path")]
-    known = [
-        jvss(a, prior="path", validated=True, controls=True) for a in (0.5, 0.995)
-    ]  # on those that it was trained on
+    # on those that it was trained on
+    known = [jvss(a, prior="path", validated=True, controls=True) for a in (0.5, 0.995)]
     # the paper's own way: DeepMedic+ from scratch, as long as the trunk, which stands beside it as it is
     trunks = [
         Run(name="trunk-none-s11", steps=0, seed=11, validated=True),

@@ -74,10 +74,10 @@ class Results:
                 )
             known = set(runs[0]["run"])
             runs[1], rows[1] = (t[~t["run"].isin(known)] for t in (runs[1], rows[1]))
-        self.runs = pd.concat(runs, ignore_index=True)
-        self.runs["patients"] = (
-            self.runs.get("patients", pd.Series(dtype=object)).reindex(self.runs.index).fillna("own")
-        )
+        joined = pd.concat(runs, ignore_index=True)
+        self.runs = joined.assign(patients=joined.get("patients", "own")).fillna(
+            {"patients": "own"}
+        )  # older rows lack it
         self.visits = max(visits, key=len)
         tiers = next((f / "tiers.csv.gz" for f in folders if (f / "tiers.csv.gz").is_file()), None)
         self.tiers = None if tiers is None else pd.read_csv(tiers)

@@ -216,8 +216,7 @@ def reads(r: Results) -> pd.DataFrame:
 
 def _without(r: Results, name: str) -> str | None:
     """The scored run beside one with a prior that takes none: "a-none-s0" or "a-s0" of "a-path-s0"; None: not run."""
-    cut = re.sub("(-early)?-(path|channel)", "", name)
-    asked = (re.sub("(-early)?-(path|channel)", "-none", name), cut)
+    asked = (re.sub("-(path|channel)", instead, name) for instead in ("-none", ""))
     return next((n for n in asked if n != name and r.has(n)), None)
 
 
