@@ -24,6 +24,7 @@ from nbformat import NotebookNode
 FOLDER = Path(__file__).resolve().parent
 TYPES = ("slide", "subslide", "fragment", "notes", "skip")
 LEFT_OUT = {"parameters", "setup", "check", "solution", "summary"}
+BESIDE = 160  #: characters of a text that still fit below a figure or a table; a longer one gets a slide of its own
 SECTIONS_LEFT_OUT = {"Parameters and set-up", "Run it again", "References"}
 
 
@@ -34,7 +35,15 @@ def deck(notebook: NotebookNode) -> NotebookNode:
         for piece in _pieces(cell) if cell.cell_type == "markdown" else [cell]:
             heading = re.match(r"## (.+)", piece.source) if piece.cell_type == "markdown" else None
             section = heading[1] if heading else section
-            piece.metadata["slideshow"] = {"slide_type": _type(piece, section)}
+            kind = _type(piece, section)
+            below = (
+                bool(cells)
+                and cells[-1].cell_type == "code"
+                and cells[-1].metadata["slideshow"]["slide_type"] != "skip"
+            )
+            if kind == "-" and below and len(piece.source) > BESIDE:
+                kind = "subslide"
+            piece.metadata["slideshow"] = {"slide_type": kind}
             cells.append(piece)
     return nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
 
@@ -91,7 +100,8 @@ def render(name: str, out: Path, *, offline: bool = False) -> Path:
     body, _ = exporter.from_notebook_node(deck(nbformat.read(path, as_version=4)))
     style = (
         "<style>.reveal { font-size: 24px } .reveal h1 { font-size: 1.9em } .reveal h2 { font-size: 1.5em }"
-        " .reveal img { max-height: 72vh } .reveal pre { white-space: pre-wrap; word-break: normal; font-family: inherit }"
+        " .reveal img { max-height: 64vh }"
+        " .reveal pre { font: 0.75em sans-serif !important; white-space: pre-wrap !important; word-break: normal !important }"
         " .reveal table { font-size: 0.8em } summary { cursor: pointer }</style></head>"
     )
     out.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,11 @@ def test_tags_win_over_the_rule() -> None:
         "subslide",
         "subslide",
     ]
+    seen = [nbformat.v4.new_output("display_data", {"text/html": "<table>"})]
+    first, second, (a, b, c, d) = code("c", outputs=seen), code("c", outputs=seen), (text("b" * 200) for _ in range(4))
+    assert types(text("## A"), a, first, text("b"), second, b, c, code("c"), d) == [
+        "slide", "-", "subslide", "-", "subslide", "subslide", "-", "skip", "-"
+    ]  # fmt: skip
     assert types(text("## Run it again"), text("b"), text("## C")) == ["skip", "skip", "slide"]
 
 
