@@ -82,6 +82,13 @@ def beside_the_paper(
     return pd.DataFrame(lines).T
 
 
+def in_order(table: pd.DataFrame, column: str) -> str:
+    """The losses of :func:`beside_the_paper` from the largest number in a column to the smallest: "JVSS 0.9 > BCE"."""
+    numbers = table[column].astype(str).str.split().str[0].astype(float)
+    names = numbers.sort_values(ascending=False, kind="stable").index
+    return " > ".join(name.rpartition(", ")[2].partition(" (")[0] for name in names)
+
+
 def over_alpha_at_equal(r: Results, curves: Mapping[str, str], *, sensitivity: float = EQUAL) -> pd.DataFrame:
     """False positives per volume of every alpha of a loss where its falling threshold finds ``sensitivity`` of the test lesions.
 

@@ -173,6 +173,16 @@ def test_ours_stand_beside_the_papers(r):
     assert table["sensitivity"].str.contains(r"^0\.\d\d \[0\.\d\d, [01]\.\d\d\]$").all()
 
 
+def test_losses_are_put_in_order_by_our_number_or_the_papers():
+    names = ["3D U-Net, BCE (1 seed)", "3D U-Net, JVSS 0.9 (2 seeds)", "3D U-Net, JVSS 0.5 (1 seed)"]
+    table = pd.DataFrame(
+        {"FP/volume": ["70.9 [67, 74]", "139.9 [134, 145]", "15.0 [13, 16]"], "paper": [0.9, 0.8, 0.95]}, names
+    )
+    assert evidence.in_order(table, "FP/volume") == "JVSS 0.9 > BCE > JVSS 0.5"  # 139.9 above 70.9: numbers, not words
+    assert evidence.in_order(table, "paper") == "JVSS 0.5 > BCE > JVSS 0.9"
+    assert evidence.in_order(table.iloc[:0], "paper") == ""
+
+
 def test_the_learning_curve_has_no_point_where_a_run_does_not_reach(r):
     figure = evidence.learning_curve(r, {"JVSS": ["jvss-0.5-s0", "jvss-0.995-s0"]}, sensitivity=0.99)
     y = figure.axes[0].containers[0].lines[0].get_ydata()
