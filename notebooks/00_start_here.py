@@ -45,7 +45,7 @@
 # %% tags=["parameters"]
 profile: str = "quick"  # smoke for tests, quick for a laptop, gpu for whole brains
 seed: int = 2022  # seed of the synthetic cohort, 2022 is the one whose training part the networks saw
-patient: int = 5  # which patient of the test part, counted from 0, and round again after the last
+patient: int = 2  # which patient of the test part, counted from 0, and round again after the last
 out_dir: str = ""  # where results go, empty for runs/00_start_here and the profile
 
 # %% [markdown]
@@ -394,13 +394,13 @@ for book in course.list_notebooks():
 # From the folder of the repository, for another patient:
 #
 # ```bash
-# dmplus run 00 patient=2                       # another patient
-# dmplus run 00 patient=2 seed=7 profile=smoke  # another cohort, a small crop, seconds
+# dmplus run 00 patient=5                       # another patient
+# dmplus run 00 patient=5 seed=7 profile=smoke  # another cohort, a small crop, seconds
 # dmplus run 00 --list                          # every parameter with its type and default
 # ```
 # The result lies in `runs/00_start_here/`: the executed notebook and `results.json`. A misspelt parameter is
 # refused before anything runs. Plain papermill works too, with less care: `papermill
-# notebooks/00_start_here.ipynb out.ipynb -p patient 2`.
+# notebooks/00_start_here.ipynb out.ipynb -p patient 5`.
 #
 # For a scan of your own: `dmplus predict scan.nii.gz --prior earlier.nii.gz -o out`.
 
@@ -413,7 +413,7 @@ for book in course.list_notebooks():
 #   labelled first.
 # - **Precision.** The paper counts found lesions, we count true groups; they differ when groups merge or split
 #   lesions.
-# - **Running.** `dmplus run 00 patient=2` repeats all of this for another patient, with the same checks.
+# - **Running.** `dmplus run 00 patient=5` repeats all of this for another patient, with the same checks.
 #
 # ## What could be wrong with this
 #

@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ball_case
 
 from dmplus import network, shipped
 from dmplus.inference import predict_volume
+from dmplus.predict import describe_weights
 from dmplus.runtime import InputError, Machine
 from dmplus.synthetic import COHORTS, patient
 from dmplus.triage import triage_case
@@ -50,6 +52,22 @@ def test_readme_says_what_the_card_says():
     assert sentence in text, sentence
 
 
+def test_readme_says_what_happened_on_the_real_scan():
+    folder = WEIGHTS.parents[1] / "notebooks" / "results" / "real_scan"
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    for name in ("sens", "spec"):  # those that are shipped, not earlier ones
+        assert run["weights"][name]["sha256"] == describe_weights(name)["sha256"]
+    table = pd.read_csv(folder / "summary.csv").query("stratum == 'all'").set_index(["model", "scan"])
+    fp = {m: table.loc[(m, "untouched"), "fp"] for m in ("sens", "spec")}
+    found = {m: table.loc[(m, "implanted"), "tp_ref"] for m in ("sens", "spec")}
+    sentence = (
+        f"On one real scan without metastases the sensitive model marks {fp['sens']} places, the specific one {fp['spec']}; "
+        f"of {table.loc[('sens', 'implanted'), 'lesions']} metastases implanted into it they find {found['sens']} and "
+        f"{found['spec']}"
+    )
+    assert sentence in " ".join((WEIGHTS.parents[1] / "README.md").read_text(encoding="utf-8").split()), sentence
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_sensitive_weights_in_both_slots_confirm_everything(index):
     config = COHORTS["smoke"]
@@ -73,22 +91,51 @@ def test_shifting_the_threshold_moves_half_there():
     assert (before > level)[certain].any() and (before < level)[certain].any()
 
 
-def test_operating_point_keeps_to_its_budget():
-    net = network.load("bce")
-    cases = [ball_case(i) for i in range(3)]
-    points = {b: shipped.operating_point(net, cases, b, machine=CPU) for b in (0.0, 1.0, 1e3)}
-    for budget, (threshold, sensitivity, fp) in points.items():
-        assert 0.0999 < threshold < 1 and fp <= budget
-        assert 0 <= sensitivity <= 1
-    assert points[0.0][1] <= points[1.0][1] <= points[1e3][1]  # a larger budget never costs sensitivity
+def test_sites_differ_within_their_ranges():
+    base, sites = COHORTS["quick"], [shipped.site(n) for n in range(shipped.SITES)]
+    for field, (least, most) in shipped.FACTORS.items():
+        own = np.atleast_1d(getattr(base, field))
+        ratios = np.array([np.atleast_1d(getattr(s, field)) / own for s in sites])
+        assert np.ptp(ratios, axis=1).max() < 1e-9  # one factor for all numbers of a field
+        top = min(most, 1 / own.max()) if field == "oedema_share" else most
+        assert ratios.min() >= least * (1 - 1e-9) and ratios.max() <= top * (1 + 1e-9)
+        assert ratios.max() / ratios.min() > 1.3  # and not the same everywhere
+    for field, (least, most) in shipped.MEANS.items():
+        means = [getattr(s, field)[0] for s in sites]
+        assert least <= min(means) < max(means) <= most
+        assert all(getattr(s, field)[1:] == getattr(base, field)[1:] for s in sites)
+    assert len({s.seed for s in sites} | {base.seed}) == len(sites) + 1  # no patient twice, none of the test's
+    assert patient(sites[0], 0).visits
 
 
-def test_operating_point_says_when_no_threshold_keeps_to_the_budget():
+def table(*points: tuple[float, float, float]) -> pd.DataFrame:
+    return pd.DataFrame(points, columns=["threshold", "sensitivity", "fp_per_volume"])
+
+
+def test_the_most_sensitive_network_within_the_budget_is_chosen():
+    tables = {
+        "a": table((0.5, 0.9, 30.0), (0.8, 0.8, 9.0), (0.9, 0.8, 7.0)),
+        "b": table((0.5, 0.85, 10.0), (0.9, 0.6, 0.5), (0.99, 0.5, 0.1)),
+        "c": table((0.3, 0.6, 0.5), (0.9, 0.1, 0.0)),
+    }
+    assert shipped.choose(tables, 10.0)[0] == "b"
+    assert shipped.choose(tables, 8.0) == ("a", {"threshold": 0.9, "sensitivity": 0.8, "fp_per_volume": 7.0})
+    name, point = shipped.choose(tables, 0.5)
+    assert (name, point["threshold"]) == ("c", 0.3)  # of equals the lower threshold
+    with pytest.raises(InputError, match="at most 0.05 false positives per volume; the fewest are 0.1"):
+        shipped.choose({k: tables[k] for k in "ab"}, 0.05)
+
+
+def test_a_network_is_followed_along_its_thresholds(monkeypatch):
+    monkeypatch.setattr(shipped, "LEVELS", shipped.LEVELS[::12])
     net = network.load("bce")
+    found = shipped.along(net, [ball_case(i) for i in range(3)], machine=CPU)
+    assert len(found) == len(shipped.LEVELS) and found["threshold"].is_monotonic_increasing
+    assert found["sensitivity"].between(0, 1).all() and found["sensitivity"].is_monotonic_decreasing
     with torch.no_grad():
-        net.bias[1] += 100  # lesion everywhere: no threshold helps
-    case = dataclasses.replace(ball_case(0), label=np.zeros_like(ball_case(0).label))
-    with pytest.raises(InputError, match=r"at most 0 false positives per volume; the fewest are 0.5"):
-        shipped.operating_point(net, [ball_case(0), case], 0.0, machine=CPU)
+        net.bias[1] += 100  # lesion everywhere: one false positive in the volume without a lesion, at every threshold
+    empty = dataclasses.replace(ball_case(0), label=np.zeros_like(ball_case(0).label))
+    found = shipped.along(net, [ball_case(0), empty], machine=CPU)
+    assert (found["sensitivity"] == 1).all() and (found["fp_per_volume"] == 0.5).all()
     with pytest.raises(InputError, match="expected a lesion among the validation volumes"):
-        shipped.operating_point(net, [case], 0.0, machine=CPU)
+        shipped.along(net, [empty], machine=CPU)

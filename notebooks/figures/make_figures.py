@@ -26,7 +26,7 @@ from scipy.ndimage import maximum_filter1d
 from triage_picture import SLAB, Subject, draw_triage, finding
 
 HERE = Path(__file__).parent
-PATIENT = 5  #: of the test part, as in notebook 00
+PATIENT = 2  #: of the test part, as in notebook 00
 DPI = 150  # about 1600 pixels in width; half of that is shown in a browser
 
 
