@@ -283,7 +283,8 @@ def card_text(card: dict[str, Any]) -> str:
         lines.append(f"| `{name}` | {loss} | {m['segments']:,} | {point} |")
     lines += [
         "",
-        "α and threshold were chosen on validation alone (`spec` among the α below that of `sens`), from:",
+        "Thresholds were chosen on validation alone. α was set beforehand, the largest never for `spec`, the smallest never for",
+        "`sens`, so of two α each has its own:",
         "",
         f"| fine-tuned with | sensitivity within {CANDIDATES:g} false positives a volume | within {FALSE_POSITIVES:g} |",
         "|---|---|---|",
