@@ -29,7 +29,7 @@ COLUMNS = (
 )  # fmt: skip
 WEAK = 0.8  #: least share of the resamples on the paper's side
 MDSC_MARGIN = 0.02  #: a smaller loss of mDSC counts as none
-PRECISION_MARGIN = 0.05  #: a smaller difference of precision counts as none
+MARGIN = 0.05  #: a smaller difference of sensitivity counts as none
 RATIO_MARGIN = 1.25  #: a ratio of false positives nearer to 1 than this counts as none
 NEAR_CERTAIN = 0.95  #: least precision of "almost 100 %"
 EQUAL = 0.85  #: sensitivity at which priors and segments are compared: that of the paper's DeepMedic with BCE
@@ -76,7 +76,7 @@ FEWER = (-math.inf, 1.0)  #: of a ratio
 def claims(results_: Results) -> list[Claim]:
     """All claims, in the order of the paper."""
     return [*_alpha(results_), *_against_bce(results_), *_against_sse(results_), *_weights(results_),
-            *_prior(results_), *_triage(results_), *_unet(results_), *_segments(results_)]  # fmt: skip
+            *_prior(results_), *_triage(results_), *_unet(results_), *_segments(results_), *_control(results_)]  # fmt: skip
 
 
 def _table(loss: str, alpha: float | None, quantity: str, network: str = "DeepMedic") -> float:
@@ -207,37 +207,50 @@ def _against_sse(r: Results) -> Iterator[Claim]:
 
 
 def _weights(r: Results) -> Iterator[Claim]:
+    """Whether a weight ratio lies on the curve over alpha: its sensitivity against that of the curve at as many false positives.
+
+    At equal false positives, not at equal sensitivity: alphas that find (nearly) everything share a sensitivity, never a
+    number of false positives.
+    """
     line = curve_over_alpha(r, "jvss")
     table = paper.table(1).query("network == 'DeepMedic' and loss == 'JVSS'")
-    curve = table[["sensitivity", "precision"]].to_numpy(float)
+    curve = np.log(table["fp"].to_numpy(float)), table["sensitivity"].to_numpy(float)
     text = paper.rows()
     for name, ratio in (("jvss-0.95-2to1-s0", "2"), ("jvss-0.95-1to2-s0", "0.5"), ("jvss-0.995-0.1to1-s0", None)):
         printed = math.nan
         if ratio:
             rows = text[text["loss"] == f"JVSS, VSS:BCE = {ratio}"].set_index("quantity")["printed"].astype(float)
-            printed = float(rows["precision"] - _on_line(curve[None], [rows["sensitivity"]])[0])
+            printed = float(rows["sensitivity"] - _on_line(*(c[None] for c in curve), np.log([rows["fp"]]))[0])
         ours, groups = None, []
         if len(line) > 1 and r.has(name):
             groups = [r.group([name])]
-            point, drawn = results.points_at_half([r.group([n]) for n in line])
-            (p, d) = pooled(groups[0])
-            ours = estimate(
-                float(results.precision(p) - _on_line(point[None], results.sensitivity(p)[None])[0]),
-                results.precision(d) - _on_line(drawn, results.sensitivity(d)),
-            )
+            others = [_found_at_fp(r.group([n])) for n in line]
+            gaps = []
+            for i, (fp, found) in enumerate(_found_at_fp(groups[0])):  # the point, then the resamples
+                x, y = (np.stack([o[i][k] for o in others], -1) for k in (0, 1))
+                gaps.append(found - _on_line(x, y, fp))
+            ours = estimate(float(gaps[0][0]), gaps[1])
         alpha = name.split("-")[1]
         yield Claim(
             f"a weight ratio VSS:BCE of {ratio or '0.1'} (alpha {alpha}) does what another alpha does", printed, ours,
-            (-PRECISION_MARGIN, PRECISION_MARGIN), groups,
-            "difference of precision from the curve over alpha (weight 1:1) at the same sensitivity, threshold 0.5; straight "
-            f"lines between its points, its end beyond; within {PRECISION_MARGIN} counts as none",
+            (-MARGIN, MARGIN), groups,
+            "difference of sensitivity from the curve over alpha (weight 1:1) at as many false positives, threshold 0.5; "
+            f"straight lines over log FP between its points, its end beyond; within {MARGIN} counts as none; near its ceiling "
+            "only a loss can show",
         )  # fmt: skip
 
 
-def _on_line(points: np.ndarray, recall: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Precision of curves (k, n, 2) of (recall, precision) at ``recall`` (k,): straight lines, constant beyond."""
-    rising = [p[np.argsort(p[:, 0])] for p in points]
-    return np.array([np.interp(x, *p.T) for p, x in zip(rising, recall, strict=True)])
+def _found_at_fp(counts: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Log of false positives per volume and sensitivity at 0.5: of the point (1,), and of the resamples (2000,)."""
+    point, drawn = pooled(counts)
+    return [(np.log(results.fp_per_volume(c)), results.sensitivity(c)) for c in (point[None], drawn)]
+
+
+def _on_line(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Curves (k, n) of x and y at ``at`` (k,): straight lines, constant beyond the ends."""
+    order = np.argsort(x, -1)
+    x, y = np.take_along_axis(x, order, -1), np.take_along_axis(y, order, -1)
+    return np.array([np.interp(*each) for each in zip(at, x, y, strict=True)])
 
 
 def _prior(r: Results) -> Iterator[Claim]:
@@ -392,10 +405,17 @@ def _unet(r: Results) -> Iterator[Claim]:
     for alpha, quantity in ((0.9, "sensitivity"), (0.5, "precision")):
         groups = _groups(r, [f"unet-jvss-{alpha:g}-s0"], ["unet-bce-s0"])
         yield Claim(
-            f"VSS works in another network: 3D U-Net, {quantity} of JVSS {alpha:g} above BCE",
+            f"alpha moves a 3D U-Net, too: {quantity} of JVSS {alpha:g} above BCE",
             _table("JVSS", alpha, quantity, "3D U-Net") - _table("BCE", None, quantity, "3D U-Net"),
             compare(getattr(results, quantity), *groups) if groups else None, UP, groups,
             f"difference of {quantity} at threshold 0.5",
+        )  # fmt: skip
+    for alpha in (0.9, 0.5):
+        groups = _groups(r, [f"unet-jvss-{alpha:g}-s0"], ["unet-bce-s0"])
+        yield Claim(
+            f"VSS helps a 3D U-Net: fewer false positives than with BCE at equal sensitivity (alpha {alpha:g})", math.nan,
+            matched(*groups) if groups else None, FEWER, groups,
+            "ratio of false positives at the sensitivity of BCE at 0.5, JVSS's threshold moved",
         )  # fmt: skip
 
 
@@ -411,6 +431,15 @@ def _segments(r: Results) -> Iterator[Claim]:
             f"{change} ({words})", math.nan, at_equal(*groups) if groups else None, (1 / RATIO_MARGIN, RATIO_MARGIN), groups,
             f"ratio of false positives, 30 against 37, at sensitivity {EQUAL:g}; {why}",
         )  # fmt: skip
+
+
+def _control(r: Results) -> Iterator[Claim]:
+    groups = _groups(r, ["permuted-s0"])
+    yield Claim(
+        "negative control: trained on the metastases of other patients, a network finds nothing", math.nan,
+        of(results.sensitivity_at(CANDIDATES), groups[0]) if groups else None, (0.0, MARGIN), groups,
+        f"sensitivity at {CANDIDATES:g} false positives a volume; at most {MARGIN} counts as nothing",
+    )  # fmt: skip
 
 
 def claims_table(r: Results) -> pd.DataFrame:

@@ -7,6 +7,7 @@ intervals over patients (and seeds, where there are several). Everything drawn i
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from dmplus import figures, paper, results, scoring, synthetic
-from dmplus.claims import EQUAL, curve_over_alpha
+from dmplus.claims import EQUAL, areas, curve_over_alpha, losses_over_alpha
 from dmplus.matching import label_lesions
 from dmplus.notebooks import notebooks_folder
-from dmplus.results import Estimate, Results, of, pooled
+from dmplus.results import Estimate, Results, compare, of, pooled
 from dmplus.runtime import InputError
 from dmplus.scoring import HALF, LEVELS
 from dmplus.volume import Case
@@ -82,11 +83,56 @@ def beside_the_paper(
     return pd.DataFrame(lines).T
 
 
+#: Losses by their names in the rows, and how they are written.
+NAMES = {"bce": "BCE", "jvss": "JVSS", "sse_bce": "SSE + BCE", "sse": "SSE"}
+
+
+def trainings(runs: pd.DataFrame) -> pd.DataFrame:
+    """What was trained, a row per loss, segment edge and weights: alphas, trainings, segments and minutes of each (median).
+
+    runs: rows of ``Results.runs``. Weights are those of the detection part (VSS or SSE) and of BCE; "–" where there is none.
+    """
+    lines = []
+    for (loss, edge, detection, own), each in runs.groupby(
+        ["loss", "segment", "detection", "segmentation"], sort=False
+    ):
+        lines.append({
+            "loss": NAMES.get(loss, loss), "edge of a segment": edge,
+            "alpha": "–" if loss == "bce" else ", ".join(f"{a:g}" for a in sorted(set(each["alpha"]), reverse=True)),
+            "weight of VSS or SSE": "–" if loss == "bce" else f"{detection:.2g}",
+            "weight of BCE": "–" if loss == "sse" else f"{own:.2g}", "trainings": len(each),
+            "segments": int(each["segments"].median()), "minutes": round(each["train_seconds"].median() / 60, 1),
+        })  # fmt: skip
+    return pd.DataFrame(lines).set_index("loss")
+
+
+def length_in_words(r: Results, name: str) -> str:
+    """How long a run was trained, and the run that it started from."""
+    runs = r.runs.drop_duplicates("run").set_index("run")
+    if name not in runs.index:
+        return f"{name} was not run"
+    run = runs.loc[name]
+    first = runs["segments"].get(run["start"])
+    trunk = "" if first is None else f"{int(first):,} segments of its trunk, then "
+    return f"trained on {trunk}{int(run['segments']):,} segments with its own loss"
+
+
+def orders_in_words(table: pd.DataFrame) -> str:
+    """The orders of the losses in :func:`beside_the_paper` by each quantity, ours beside the paper's: a line each."""
+    lines = []
+    for what, printed in (("sensitivity", "paper sens."), ("precision", "paper prec."), ("FP/volume", "paper FP/v."),
+                          ("mDSC", "paper mDSC")):  # fmt: skip
+        ours, theirs = in_order(table, what), in_order(table, printed)
+        lines.append(f"by {what}: {ours}; in the paper " + ("the same" if ours == theirs else theirs))
+    return "\n".join(lines)
+
+
 def in_order(table: pd.DataFrame, column: str) -> str:
-    """The losses of :func:`beside_the_paper` from the largest number in a column to the smallest: "JVSS 0.9 > BCE"."""
-    numbers = table[column].astype(str).str.split().str[0].astype(float)
-    names = numbers.sort_values(ascending=False, kind="stable").index
-    return " > ".join(name.rpartition(", ")[2].partition(" (")[0] for name in names)
+    """The losses of :func:`beside_the_paper` by a column, the largest printed number first: "JVSS 0.9 > BCE = JVSS 1"."""
+    numbers = table[column].astype(str).str.split().str[0].astype(float).sort_values(ascending=False, kind="stable")
+    names = [name.rpartition(", ")[2].partition(" (")[0] for name in numbers.index]
+    signs = [" = " if a == b else " > " for a, b in itertools.pairwise(numbers)]
+    return "".join(name + sign for name, sign in zip(names, [*signs, ""], strict=False))
 
 
 def over_alpha_at_equal(r: Results, curves: Mapping[str, str], *, sensitivity: float = EQUAL) -> pd.DataFrame:
@@ -108,6 +154,82 @@ def over_alpha_at_equal(r: Results, curves: Mapping[str, str], *, sensitivity: f
             "not reached by": ", ".join(a for a in each if a not in known), "each": each,
         }  # fmt: skip
     return pd.DataFrame(lines).T
+
+
+def worst_against_best(r: Results, equal: pd.DataFrame, own: str) -> tuple[float, tuple[float, str], Estimate]:
+    """Of :func:`over_alpha_at_equal`: the most that a loss needs at any alpha, the fewest of any other, and their ratio.
+
+    The most, the fewest with its name in words, and most / fewest with the interval over the same patients.
+    """
+    stems = {label: stem for stem, label in (("jvss", "JVSS"), ("sse+bce", "SSE + BCE"), ("sse", "SSE"))}
+    known = {(k, a): e.value for k in equal.index for a, e in equal.loc[k, "each"].items() if not np.isnan(e.value)}
+    worst = max((at for at in known if at[0] == own), key=known.__getitem__)
+    best = min((at for at in known if at[0] != own), key=known.__getitem__)
+    a, b = (r.group([f"{stems[k]}-{alpha}-s0"]) for k, alpha in (worst, best))
+    ratio = compare(results.fp_at(EQUAL), a, b, ratio=True)
+    return known[worst], (known[best], f"{best[0]} with alpha {best[1]}"), ratio
+
+
+def at_budgets(
+    r: Results, groups: Mapping[str, Sequence[str]], *, budgets: Sequence[float] = (1, 4, 10), against: str = ""
+) -> pd.DataFrame:
+    """Sensitivity at budgets of false positives per test volume, with intervals; minus that of ``against`` where one is named.
+
+    groups: legend → runs (seeds pooled). The threshold of each is the best for the budget on these very patients: it compares
+    curves, and is no operating point.
+    """
+    both = {label: pooled(r.group(names)) for label, names in groups.items()}
+    table = {}
+    for label, counts in both.items():
+        line = {f"at {b:g} FP a volume": in_words(of(results.sensitivity_at(b), counts)) for b in budgets}
+        if against and label != against:
+            line |= {f"minus {against}, at {b:g}": in_words(_gain_at(b, counts, both[against])) for b in budgets}
+        table[label] = line
+    return pd.DataFrame(table).T.fillna("")
+
+
+def _gain_at(budget: float, a: results.Pooled, b: results.Pooled) -> Estimate:
+    return compare(results.sensitivity_at(budget), a, b)
+
+
+def ahead_at_budgets(
+    r: Results, groups: Mapping[str, Sequence[str]], *, budgets: Sequence[float] = (1, 4, 10), against: str
+) -> str:
+    """In words, at which budgets a group is surely ahead of ``against`` (or behind): where the interval excludes 0."""
+    both = {label: pooled(r.group(names)) for label, names in groups.items()}
+    lines = []
+    for label in both:
+        if label == against:
+            continue
+        gains = {b: _gain_at(b, both[label], both[against]) for b in budgets}
+        ahead = [f"{b:g}" for b, e in gains.items() if e.low > 0]
+        behind = [f"{b:g}" for b, e in gains.items() if e.high < 0]
+        words = [f"{w} at {', '.join(at)}" for w, at in (("ahead", ahead), ("behind", behind)) if at]
+        lines.append(
+            f"{label} against {against}: " + (", ".join(words) or "no difference that is surely not 0 at any of these")
+        )
+    return "\n".join(lines)
+
+
+def ahead_in_words(table: pd.DataFrame) -> str:
+    """JVSS against its two rivals over alpha, by the verdicts of the claims table: the title of Figure 2 of notebook 02."""
+    verdict = {
+        rival: table.loc[table["claim"].str.startswith(f"JVSS is better than {rival}"), "verdict"].iloc[0]
+        for rival in ("SSE alone", "SSE + BCE")
+    }
+    return "JVSS is more precise " + "; ".join(f"than {rival}: {v}" for rival, v in verdict.items())
+
+
+def against_jvss(r: Results) -> str:
+    """Every loss of somebody's own against JVSS: mean precision over the recalls that the two share, patient by patient."""
+    lines = []
+    for stem in losses_over_alpha(r):
+        if stem in ("jvss", "sse+bce", "sse") or len(curve_over_alpha(r, stem)) < 2:
+            continue
+        common, _ = areas(r, [stem, "jvss"])
+        e = results.estimate(common[stem].value - common["jvss"].value, common[stem].draws - common["jvss"].draws)
+        lines.append(f"{stem} minus JVSS: {in_words(e, 3)} of mean precision")
+    return "\n".join(lines)
 
 
 def shared_recalls(r: Results, curves: Mapping[str, str]) -> tuple[float, float]:
@@ -154,6 +276,23 @@ def choices(r: Results, names: Sequence[str], budget: float) -> pd.DataFrame:
     return table.sort_values(["validation sensitivity", "validation FP"], ascending=[False, True], kind="stable")
 
 
+def validation_curve(r: Results, name: str) -> pd.DataFrame:
+    """Sensitivity and false positives per volume of a run on validation at every level of its rows."""
+    found, _, fp = results.along(r.group([name], split="validation").sum(1).mean(0))
+    return pd.DataFrame({"sensitivity": found, "fp": fp}).dropna()
+
+
+def tested_in_words(choice: pd.Series) -> str:
+    """A row of :func:`choices`: what the chosen model does on test, beside what it did on validation."""
+    seen, test = choice["validation sensitivity"], choice["test sensitivity"]
+    word = "fewer" if test.value < seen else "more" if test.value > seen else "as many"
+    return (
+        f"on validation it finds {seen:.2f}, on test {in_words(test)} at {in_words(choice['test FP'], 1)} false positives a "
+        f"volume: {word}"
+        + (f" than the choice promised ({test.value - seen:+.2f})" if word != "as many" else " as promised")
+    )
+
+
 def choices_in_words(table: pd.DataFrame) -> pd.DataFrame:
     """The table of :func:`choices` for a notebook."""
     shown = table.drop(columns="level").copy()
@@ -182,6 +321,20 @@ def found_by_one(
     return both.sort_values(["gap", "volume_mm3", "case"], ascending=[False, True, True]).reset_index(drop=True)
 
 
+def ranked(table: pd.DataFrame, rank: int) -> tuple[pd.Series, str]:
+    """The row of :func:`found_by_one` of a rank, from 1, and in words which it is; the last where there are not so many.
+
+    ``InputError`` for an empty table.
+    """
+    if not len(table):
+        raise InputError(
+            "ranked: expected a lesion that one finds and the other misses; there is none; take another budget"
+        )
+    place = min(rank, len(table))
+    words = f"rank {place} of {len(table)}" + (f" (asked for {rank})" if rank != place else "")
+    return table.iloc[place - 1], f"{words}, a metastasis of {table['volume_mm3'].iloc[place - 1]:.0f} mm³"
+
+
 # ------------------------------------------------------------------------------------------------------------ pictures
 def over_alpha(
     r: Results, curves: Mapping[str, str], *, also: Mapping[str, Sequence[str]] | None = None,
@@ -208,7 +361,7 @@ def over_alpha(
             for place, shift in ends.items():
                 alpha = names[place].removeprefix(f"{stem}-").partition("-")[0]
                 corner = [e.value for e in at[place]]
-                axis.annotate(alpha, corner, shift, textcoords="offset points", fontsize=8, color=COLOURS[number])
+                axis.annotate(alpha, corner, shift, textcoords="offset points", fontsize=9, color=COLOURS[number])
         for number, (label, runs) in enumerate((also or {}).items(), len(curves)):
             at = [_point(r.group(runs, split=split))]
             reached += [(x.value, y.value) for x, y in at]
@@ -220,7 +373,7 @@ def over_alpha(
     axes[0, 1].set_yticks(ticks, [f"{t:g}" for t in ticks])
     axes[0, 1].minorticks_off()
     axes[0, 0].set(ylabel="precision")
-    axes[0, 0].legend(loc="best", fontsize=8)
+    axes[0, 0].legend(loc="best", fontsize=9)
     return figure
 
 
@@ -253,7 +406,7 @@ def froc(
         y, _, x = results.along(both[0])
         kept = np.isfinite(x) & (x > 0)
         colour, marker, dash = (each[number % len(COLOURS)] for each in (COLOURS, MARKERS, DASHES))
-        axis.plot(x[kept], y[kept], color=colour, ls=dash, label=label)
+        axis.plot(x[kept], y[kept], color=colour, ls=dash, marker=marker, markevery=[], label=label)  # in the legend
         fp, found = of(results.fp_per_volume, both), of(results.sensitivity, both)
         if np.isfinite(fp.value):
             axis.errorbar(
@@ -261,7 +414,8 @@ def froc(
                 yerr=[[found.value - found.low], [found.high - found.value]], color=colour, marker=marker, elinewidth=0.8,
             )  # fmt: skip
     axis.set(xscale="log", xlim=(0.1, most), ylim=(0, 1.02), xlabel="false positives per volume", ylabel="sensitivity")
-    axis.set_xticks([0.1, 0.5, 1, 2, 5, 10, 20, 40], ["0.1", "0.5", "1", "2", "5", "10", "20", "40"])
+    ticks = [t for t in (0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if t <= most]
+    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axis.minorticks_off()
     axis.legend(loc="lower right")
     return figure
@@ -278,6 +432,31 @@ def better_from(r: Results, one: Sequence[str], other: Sequence[str], *, split: 
     return float(budgets[behind[-1] + 1] if len(behind) else budgets[0])
 
 
+def size_classes() -> dict[str, tuple[float, float]]:
+    """Size classes of lesions in words (cm3) → from, to (mm3)."""
+    edges = zip(SIZES_MM3, SIZES_MM3[1:], strict=False)
+    return {f"{a / 1000:g}–{b / 1000:g}" if b < np.inf else f"over {a / 1000:g}": (a, b) for a, b in edges}
+
+
+def gains(r: Results, shown: Mapping[str, str], levels: Mapping[str, int]) -> dict[str, Estimate]:
+    """Sensitivity of the second run minus that of the first, each at its level, for every size class, over the same patients."""
+    (a, first), (b, second) = shown.items()
+    out = {}
+    for words, (low, high) in size_classes().items():
+        p, q = (pooled(r.group([n], least_mm3=low, most_mm3=high)) for n in (first, second))
+        at_p, at_q = (results.sensitivity(x, levels[b]) for x in q), (results.sensitivity(x, levels[a]) for x in p)
+        (value_q, drawn_q), (value_p, drawn_p) = at_p, at_q
+        out[words] = results.estimate(float(value_q - value_p), drawn_q - drawn_p)
+    return out
+
+
+def gains_in_words(gain: Mapping[str, Estimate]) -> str:
+    """A title for :func:`gains`: where the gain is largest, and every class where there is a loss."""
+    best = max(gain, key=lambda k: gain[k].value)
+    losses = [k for k, e in gain.items() if e.value < 0]
+    return f"JVSS gains most at {best} cm³" + (f", loses at {' and '.join(losses)} cm³" if losses else "")
+
+
 def by_size(
     r: Results, groups: Mapping[str, Sequence[str]], *, levels: Mapping[str, int] | None = None, split: str = "test"
 ) -> pd.DataFrame:
@@ -288,12 +467,11 @@ def by_size(
     lines = []
     for label, names in groups.items():
         level = (levels or {}).get(label, HALF)
-        for low, high in zip(SIZES_MM3, SIZES_MM3[1:], strict=False):
+        for words, (low, high) in size_classes().items():
             counts = r.group(names, split=split, least_mm3=low, most_mm3=high)
             e = of(lambda c, level=level: results.sensitivity(c, level), counts)
             at = counts[0, :, level]
             n = int((at[:, results.FOUND] + at[:, results.MISSED]).sum())
-            words = f"{low / 1000:g}–{high / 1000:g}" if high < np.inf else f"over {low / 1000:g}"
             lines.append((label, words, n, e.value, e.low, e.high))
     return pd.DataFrame(lines, columns=["model", "size", "lesions", "sensitivity", "low", "high"])
 
@@ -392,7 +570,7 @@ def draw_maps(
 
     A map is coloured from 0.05 on; what reaches its threshold is outlined. Voxels are those of the case.
     """
-    figure, axes = figures.new_figure(2.3 * (len(maps) + 1), 3.7, columns=len(maps) + 1)
+    figure, axes = figures.new_figure(2.3 * (len(maps) + 1), 3.5, columns=len(maps) + 1)
     x, y, z = (round(float(c)) for c in centre)
     image = None
     with figures.style():
@@ -426,6 +604,27 @@ def draw_history(history: pd.DataFrame, *, title: str) -> Figure:
     return figures.titled(figure, title)
 
 
+def watched_in_words(before: Mapping[str, float] | None, after: Mapping[str, float]) -> str:
+    """Lesions found and false positives of the patient that a training did not see, before and after it."""
+
+    def words(at: Mapping[str, float]) -> str:
+        return f"{at['val_sensitivity']:.0%} found and {at['val_fp_per_volume']:.0f} false positives"
+
+    start = "From scratch" if before is None else f"{words(before)} before"
+    return f"One unseen patient at 0.5: {start}, {words(after)} after." if before is not None else (
+        f"{start}; one unseen patient at 0.5: {words(after)}.")  # fmt: skip
+
+
+def steadier(history: pd.DataFrame) -> str:
+    """Which part of a loss moved more from point to point, relative to its mean."""
+    moves = {
+        p.upper(): float(history[p].diff().abs().mean() / history[p].mean())
+        for p in ("vss", "sse", "bce")
+        if p in history
+    }
+    return "from point to point, relative to its mean: " + ", ".join(f"{k} moves by {v:.0%}" for k, v in moves.items())
+
+
 def learning_curve(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float = 0.8) -> Figure:
     """False positives per volume at one sensitivity against the segments of fine-tuning.
 
@@ -448,7 +647,7 @@ def learning_curve(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivi
 
 
 def verdicts(table: pd.DataFrame, *, of_claims: Sequence[str] | None = None) -> pd.DataFrame:
-    """The claims table in words for a notebook: claim, paper, ours with its interval, verdict.
+    """The claims table in words for a notebook: what the number is, the paper's side, paper, ours with its interval, verdict.
 
     of_claims: only claims that hold one of these texts.
     """
@@ -456,6 +655,7 @@ def verdicts(table: pd.DataFrame, *, of_claims: Sequence[str] | None = None) -> 
     ours = ["" if np.isnan(t.ours) else f"{t.ours:.3g} [{t.low:.3g}, {t.high:.3g}]" for t in chosen.itertuples()]
     paper = ["" if np.isnan(p) else f"{p:.3g}" for p in chosen["paper"]]
     return pd.DataFrame(
-        {"paper": paper, "ours": ours, "seeds": chosen["seeds"].to_list(), "verdict": chosen["verdict"].to_list()},
+        {"what": [w.split(";")[0] for w in chosen["why"]], "claimed": chosen["null"].str.strip().to_list(), "paper": paper,
+         "ours": ours, "seeds": chosen["seeds"].to_list(), "verdict": chosen["verdict"].to_list()},
         index=pd.Index(chosen["claim"], name="claim"),
-    )
+    )  # fmt: skip

@@ -133,7 +133,7 @@ def _words(arguments: tuple[Any, ...]) -> str:
 
 # ----------------------------------------------------------------------------------------- notebook 00
 def tier(peak_sens: float, peak_spec: float) -> str:
-    """Tier of a lesion from the highest probability that each model gives it (design: threshold 0.5, inclusive)."""
+    """Tier of a group from the highest probability that each model gives it (design: threshold 0.5, inclusive)."""
     if peak_spec >= 0.5:
         return "confirmed"
     return "candidate" if peak_sens >= 0.5 else "none"
@@ -191,14 +191,14 @@ def _boxes(shape: tuple[int, int, int], n: int, key: int, which: str) -> np.ndar
 
 def _detection_cases() -> list[tuple[np.ndarray, np.ndarray]]:
     hand = np.zeros((2, 12, 6, 6), bool)
-    hand[0, 1:3, 1:3, 1:3] = hand[0, 5:7, 1:3, 1:3] = hand[0, 9:11, 1:3, 1:3] = True  # three lesions
-    hand[1, 2:6, 2, 2] = hand[1, 9, 5, 5] = True  # one blob over two lesions, one blob beside the third
+    hand[0, 1:3, 1:3, 1:3] = hand[0, 5:7, 1:3, 1:3] = hand[0, 9:11, 1:3, 1:3] = True  # three metastases
+    hand[1, 2:6, 2, 2] = hand[1, 9, 5, 5] = True  # one group over two of them, one beside the third
     none, one, full = np.zeros((6, 6, 6), bool), np.zeros((6, 6, 6), bool), np.ones((6, 6, 6), bool)
     one[3, 3, 3] = True
     diagonal = np.zeros((6, 6, 6), bool)
-    diagonal[1, 1, 1] = diagonal[2, 2, 2] = True  # one lesion: its voxels touch by a corner
+    diagonal[1, 1, 1] = diagonal[2, 2, 2] = True  # one metastasis: its voxels touch by a corner
     halves = np.zeros((6, 6, 6), bool)
-    halves[2, 2, 2] = halves[4, 2, 2] = True  # two blobs in one lesion
+    halves[2, 2, 2] = halves[4, 2, 2] = True  # two groups in one metastasis
     edges = [
         (none, none),
         (one, none),
@@ -231,13 +231,13 @@ def _detections_faces_only(reference: np.ndarray, predicted: np.ndarray) -> tupl
     return counts.tp_ref, counts.fn, counts.fp
 
 
-def _detections_by_blobs(reference: np.ndarray, predicted: np.ndarray) -> tuple[int, int, int]:
+def _detections_by_groups(reference: np.ndarray, predicted: np.ndarray) -> tuple[int, int, int]:
     counts = match_lesions(reference, predicted)
     return counts.tp_pred, counts.fn, counts.fp
 
 
 def precisions(tp_ref: int, tp_pred: int, fp: int) -> tuple[float, float]:
-    """(the paper's precision, ours): found lesions, or true blobs, over themselves plus fp; NaN without any."""
+    """(the paper's precision, ours): found metastases, or true groups, over themselves plus fp; NaN without any."""
     paper = tp_ref / (tp_ref + fp) if tp_ref + fp else math.nan
     ours = tp_pred / (tp_pred + fp) if tp_pred + fp else math.nan
     return paper, ours
@@ -393,28 +393,31 @@ EXERCISES: dict[str, Exercise] = {
             (_tier_of_mean, "you averaged the two models. They are not averaged: the specific model alone confirms."),
             (
                 _tier_of_both,
-                "you ask both models to agree before you confirm. The specific model alone confirms; a lesion that "
+                "you ask both models to agree before you confirm. The specific model alone confirms; a group that "
                 "only it sees is rare, but it counts.",
             ),
             (_tier_swapped, "you confirmed with the sensitive model. The first argument is the sensitive one."),
         ),
     ),
     "0.2": Exercise(
-        expects="three whole numbers: lesions found, lesions missed, false positive blobs",
+        expects="three whole numbers: metastases found, metastases missed, false positive groups",
         reference=detections,
         cases=_detection_cases,
         misconceptions=(
             (
                 _detections_by_subtraction,
-                "you took false positives as blobs minus found lesions. One blob can find two lesions, and two blobs "
-                "one: count the blobs that touch no lesion.",
+                "you took false positives as groups minus found metastases. One group can find two metastases, and two "
+                "groups one: count the groups that overlap no metastasis.",
             ),
-            (_detections_in_voxels, "you counted voxels. Label each mask first, then count components."),
+            (_detections_in_voxels, "you counted voxels. Label each mask first, then count what is connected."),
             (
                 _detections_faces_only,
-                "voxels that touch by an edge or a corner are one lesion: connectivity 26, not 6.",
+                "voxels that touch by an edge or a corner belong together: connectivity 26, not 6.",
             ),
-            (_detections_by_blobs, "you counted true blobs where found lesions were asked for: label the reference."),
+            (
+                _detections_by_groups,
+                "you counted true groups where found metastases were asked for: label the reference.",
+            ),
         ),
     ),
     "0.3": Exercise(
@@ -422,11 +425,14 @@ EXERCISES: dict[str, Exercise] = {
         reference=precisions,
         cases=_precision_cases,
         misconceptions=(
-            (_precisions_swapped, "the two are swapped: the paper's, which counts found lesions, comes first."),
-            (_precisions_alike, "both are the paper's. Ours counts true blobs, not found lesions, over blobs in all."),
+            (_precisions_swapped, "the two are swapped: the paper's, which counts found metastases, comes first."),
+            (
+                _precisions_alike,
+                "both are the paper's. Ours counts true groups, not found metastases, over groups in all.",
+            ),
             (
                 _precisions_zero,
-                "0/0 is not 0: without any finding the precision is undefined. Return float('nan') there.",
+                "0/0 is not 0: with nothing marked the precision is undefined. Return float('nan') there.",
             ),
         ),
     ),

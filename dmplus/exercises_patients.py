@@ -253,11 +253,9 @@ def _captured_unsorted(peak: list[float], true: list[bool], first: int) -> float
 
 
 def calibration_error(peak: list[float], true: list[bool], edges: list[float]) -> float:
-    """Mean over blobs of |mean peak − share true| of their bin; bins [edge, next edge), the last one closed."""
-    p, t = np.asarray(peak, float), np.asarray(true, float)
-    which = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, len(edges) - 2)
-    gaps = {int(k): abs(p[which == k].mean() - t[which == k].mean()) for k in np.unique(which)}
-    return float(np.mean([gaps[int(k)] for k in which])) if len(p) else math.nan
+    """Mean over groups of |mean peak − share true| of their bin; bins [edge, next edge), the last one closed."""
+    which = np.clip(np.searchsorted(edges, peak, side="right") - 1, 0, len(edges) - 2)
+    return _calibration_in(which, peak, true)
 
 
 def _calibration_cases() -> list[tuple[list[float], list[bool], list[float]]]:
@@ -266,6 +264,7 @@ def _calibration_cases() -> list[tuple[list[float], list[bool], list[float]]]:
     return [
         ([0.55, 0.65, 0.95, 0.95], [False, True, True, True], [0.5, 0.75, 1.0]),
         ([0.6, 0.9, 0.95, 0.99, 1.0], [True, False, True, True, False], [0.5, 0.75, 1.0]),
+        ([0.6, 0.75, 0.9, 1.0], [True, True, True, False], [0.5, 0.75, 1.0]),  # a peak on an edge, and on the last one
         (peak, [bool(v < 0.6) for v in draw.random(12)], [0.5, 0.6, 0.8, 0.9, 1.0]),
         ([], [], [0.5, 1.0]),
     ]
@@ -279,6 +278,21 @@ def _calibration_of_bins(peak: list[float], true: list[bool], edges: list[float]
         if len(p)
         else math.nan
     )
+
+
+def _calibration_left(peak: list[float], true: list[bool], edges: list[float]) -> float:
+    below = [np.nextafter(e, 0) if e in edges[1:-1] else e for e in peak]  # a peak on an edge goes to the bin below
+    which = np.clip(np.searchsorted(edges, below, side="right") - 1, 0, len(edges) - 2)
+    return _calibration_in(which, peak, true)
+
+
+def _calibration_open(peak: list[float], true: list[bool], edges: list[float]) -> float:
+    return _calibration_in(np.searchsorted(edges, peak, side="right") - 1, peak, true)
+
+
+def _calibration_in(which: np.ndarray, peak: list[float], true: list[bool]) -> float:
+    p, t = np.asarray(peak, float), np.asarray(true, float)
+    return float(np.mean([abs(p[which == k].mean() - t[which == k].mean()) for k in which])) if len(p) else math.nan
 
 
 def _calibration_signed(peak: list[float], true: list[bool], edges: list[float]) -> float:
@@ -386,13 +400,15 @@ EXERCISES: dict[str, dict[str, Any]] = {
         ),
     ),
     "4.3": dict(
-        expects="one number from 0 to 1, NaN without blobs",
+        expects="one number from 0 to 1, NaN without groups",
         reference=calibration_error,
         cases=_calibration_cases,
         misconceptions=(
-            (_calibration_of_bins, "every bin counted alike. Weigh each by its blobs, or an almost empty one rules."),
+            (_calibration_of_bins, "every bin counted alike. Weigh each by its groups, or an almost empty one rules."),
+            (_calibration_left, "a peak on an edge belongs to the bin above it: [edge, next edge)."),
+            (_calibration_open, "a peak of 1.0 belongs to the last bin, which is closed: cut the number with np.clip."),
             (_calibration_signed, "too high and too low cancelled. Take the absolute gap of each bin."),
-            (_calibration_of_each, "you compared each blob with 0 or 1. Only the mean of a bin can be calibrated."),
+            (_calibration_of_each, "you compared each group with 0 or 1. Only the mean of a bin can be calibrated."),
         ),
     ),
 }

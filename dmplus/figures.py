@@ -223,8 +223,9 @@ def slices(
 ) -> Figure:
     """A row of ``panels`` (:func:`draw_panel`) of one slice under a title; each panel has its name above it."""
     rows, columns = plane_of(case.mask, plane, index).shape
-    wide = 2.45
+    wide = min(2.45, 6.4 / len(panels))  # inches: a row fits the 720 pixels of a notebook
     figure, axes = new_figure(wide * len(panels) + 0.1, wide * rows / columns + 1.1, columns=len(panels))
+    title = textwrap.fill(title, int(10 * figure.get_figwidth()), break_on_hyphens=False)  # 10 letters an inch
     image = None
     figure.get_layout_engine().set(h_pad=0.06)  # inches, between the title, the names of the panels and what is below
     with style():
@@ -279,12 +280,18 @@ def _outline(
 
 
 def legend_lines(
-    tiers: tuple[str, ...] = ("confirmed", "candidate"), *, earlier: bool = False, reference: bool = False
+    tiers: tuple[str, ...] = ("confirmed", "candidate"),
+    *,
+    earlier: bool = False,
+    reference: bool = False,
+    others: bool = False,
 ) -> list[Line2D]:
     """Line handles for a legend of the outlines that :func:`draw_slice` draws."""
     from matplotlib.lines import Line2D
 
     lines = {tier: TIER_LINES[tier] for tier in tiers}
+    if others:
+        lines["other lesions"] = OTHER_LINE
     if earlier:
         lines["earlier lesion"] = EARLIER_LINE
     if reference:
@@ -402,14 +409,14 @@ def _lesion_page(case: Case, triage: Triage, *, planes: tuple[str, ...], most: i
             if i == 0:
                 _sides(axes, plane, extent)
     more = len(triage.lesions) - len(rows)
-    foot = f"{more} more lesion{'s' * (more != 1)} in the table, not drawn. " if more else ""
+    foot = f"{more} more lesion{'s' * (more != 1)} in the table, not drawn.\n" if more else ""
     axes.text(0.2, height - 0.2, foot + _NOTE, fontsize=9, color="#333333", va="bottom")
     _freeze(axes, width, height)
     return figure
 
 
 def lesion_board(case: Case, triage: Triage, lesion: int, *, edge_mm: float = _CROP_MM, panel: float = 2.1) -> Figure:
-    """One lesion large, in three planes, the earlier scan below it: what a reviewer looks at.
+    """One lesion large, in three planes, the earlier scan below it, the outlines named: what a reviewer looks at.
 
     edge_mm: edge of the square around it. panel: inches. Raises ``InputError`` for a number that is no lesion's.
     """
@@ -419,8 +426,13 @@ def lesion_board(case: Case, triage: Triage, lesion: int, *, edge_mm: float = _C
     volumes = [("now", case.image)] + ([] if case.prior is None else [("earlier", case.prior)])
     half = np.maximum(np.round(edge_mm / 2 / np.array(case.spacing)).astype(int), 1)
     centre = voxel_in_lesion(triage, lesion)
-    figure, axes = new_figure(3 * panel, len(volumes) * (panel + 0.22), rows=len(volumes), columns=3)
+    figure, axes = new_figure(3 * panel, len(volumes) * (panel + 0.22) + 0.55, rows=len(volumes), columns=3)
+    figure.get_layout_engine().set(h_pad=0.06)
+    handles = legend_lines((tier,), earlier=triage.earlier is not None and case.prior is not None, others=True)
     with style():
+        figure.suptitle(f"Lesion {lesion}, {tier}", x=0.01, ha="left", fontsize=11, fontweight="bold")
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), facecolor="#777777", frameon=True,
+                      labelcolor="white")  # fmt: skip
         for row, (when, volume) in zip(axes, volumes, strict=True):
             low, high = window(volume, case.mask)
             for a, plane in zip(row, PLANES, strict=True):
@@ -554,13 +566,14 @@ def surface(case: Case, triage: Triage, *, views: Mapping[str, tuple[float, floa
 
     views: title → (azimuth, elevation) in degrees; (180, 0) looks at the face, (180, 90) from above with the face down,
     (270, 0) at the patient's left. Every lesion is drawn over the brain, the nearest in front; each is grown by a voxel, or
-    the small ones could not be seen.
+    the small ones could not be seen. Numbers stand in the margins, at the ends of thin lines.
     """
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Patch
 
     views = views or VIEWS
-    figure, axes = new_figure(3.3 * len(views), 3.7, columns=len(views))
+    figure, axes = new_figure(3.25 * len(views), 4.0, columns=len(views))
+    figure.suptitle(headline(triage), x=0.01, ha="left", fontsize=11, fontweight="bold")
     glass = ndimage.gaussian_filter(case.mask.astype(np.float32), 1.5)
     grown = ndimage.grey_dilation(triage.labels, footprint=ndimage.generate_binary_structure(3, 1))
     tier = dict(zip(triage.lesions["lesion"], triage.lesions["tier"], strict=True))
@@ -578,23 +591,43 @@ def surface(case: Case, triage: Triage, *, views: Mapping[str, tuple[float, floa
         hit = labels > 0
         front = np.take_along_axis(labels, hit.argmax(2)[..., None], 2)[..., 0]
         light = 0.75 + 0.25 * _lit(hit)
+        at = {}
         for number, name in tier.items():
             own = front == number
             picture[own] = np.array(to_rgb(TIER_LINES[name][0])) * light[own][:, None]
             if own.any():
-                at = np.argwhere(own).mean(0)
-                words = f"{number} {TIER_SIGNS[name]}"
-                axis.annotate(words, at[::-1], (6, 6), textcoords="offset points", fontsize=9)
+                at[f"{number} {TIER_SIGNS[name]}"] = np.argwhere(own).mean(0)[::-1]
         rows, columns = (np.flatnonzero((picture < 1).any((1 - a, 2))) for a in (0, 1))
         axis.imshow(picture, interpolation="bilinear")
-        axis.set(xlim=(columns[0] - 4, columns[-1] + 12), ylim=(rows[-1] + 4, rows[0] - 8))
+        wide = 0.2 * (columns[-1] - columns[0])
+        axis.set(xlim=(columns[0] - wide, columns[-1] + wide), ylim=(rows[-1] + 4, rows[0] - 4))
         axis.set_axis_off()
-        axis.set_title(title, loc="left", fontsize=10, fontweight="normal")
+        _in_margins(axis, at)
+        side = {-1: ", R on the left", 1: ", R on the right"}.get(int(np.round(turn[0, 1])), "")
+        axis.set_title(title + side, loc="left", fontsize=10, fontweight="normal")
     present = [t for t in TIER_LINES if t in tier.values()]
     handles = [Patch(color=TIER_LINES[t][0], label=f"{t} {TIER_SIGNS[t]}") for t in present]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
+
+
+def _in_margins(axes: Axes, at: Mapping[str, np.ndarray]) -> None:
+    """Name places (column, row) at the nearer side of ``axes``, one below the other, each with a line to its place."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    step = (bottom - top) / 14
+    for x, align in ((left, "left"), (right, "right")):
+        own = sorted((p[1], name) for name, p in at.items() if (p[0] < (left + right) / 2) == (align == "left"))
+        heights: list[float] = []
+        for height, _ in own:  # from above, none nearer than a step to the one before
+            heights.append(max([height, *(h + step for h in heights[-1:]), top + step / 2]))
+        over = max([0.0, *(h - bottom + step / 2 for h in heights[-1:])])
+        for k in range(len(heights) - 1, -1, -1):  # and back, where the last would lie below the picture
+            limit = bottom - step / 2 - (len(heights) - 1 - k) * step
+            heights[k] = min(heights[k], limit) if over else heights[k]
+        for height, (_, name) in zip(heights, own, strict=True):
+            axes.annotate(name, at[name], (x, height), fontsize=9, va="center", ha=align,
+                          arrowprops={"arrowstyle": "-", "color": "#555555", "lw": 0.7, "shrinkA": 1, "shrinkB": 2})  # fmt: skip
 
 
 def _camera(azimuth: float, elevation: float) -> np.ndarray:
@@ -653,7 +686,7 @@ def segments(
             f"segments: expected rows and target of one shape (B, X, Y, Z) and B names; got {got} and {len(names)} "
             "names; give all of one batch"
         )
-    wide = 5.8 / max(len(names), 4)
+    wide = 5.6 / max(len(names), 4)
     tall = wide * len(rows) + 0.42 * len(signed) + 0.1 * len(rows) + 0.5 + 0.16 * max(n.count("\n") + 1 for n in names)
     figure, axes = new_figure(wide * len(names) + 0.9, tall, rows=len(rows), columns=len(names))
     with style():
@@ -684,7 +717,7 @@ def _draw_segment(
     if rings is not None:
         x, y = np.nonzero(rings[:, :, middle])
         for colour, width in (("white", 3.2), ("black", 1.4)):  # seen on dark and on light
-            axes.plot(x, y, "o", mfc="none", mec=colour, mew=width, ms=9, ls="none")
+            axes.plot(x, y, "o", mfc="none", mec=colour, mew=width, ms=9, ls="none", clip_on=False, in_layout=False)
     columns, rows = values.shape[:2]
     axes.set(xticks=[], yticks=[], xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
     axes.grid(False)
@@ -705,11 +738,12 @@ def vss_board(
 
     prob, target: (B, X, Y, Z). Static twin of :class:`dmplus.widgets.VSSExplorer`.
     """
-    value, gradient = vss_gradient(prob, target, alpha=alpha, form=form)
+    _, gradient = vss_gradient(prob, target, alpha=alpha, form=form)
     letters = [f"segment {chr(65 + k)}" for k in range(len(target))]
     return segments(
         {"probability": prob, "gradient of VSS": gradient}, target, names=names or letters, signed=["gradient of VSS"],
-        rings=gradient != 0, title=f"alpha {alpha:g}, {form} form: VSS = {value:.3f}",
+        rings=gradient != 0,
+        title=f"Alpha {alpha:g} pulls lesions with {abs(gradient.min()):.4g}, pushes vessels with {gradient.max():.4g}",
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ The live part of notebook 03. Tables of whole cohorts, from the rows of the expe
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from dmplus import evidence, figures, network, synthetic, temporal
 from dmplus.inference import predict_volume
 from dmplus.matching import label_lesions, match_lesions
 from dmplus.network import DeepMedic
+from dmplus.results import RESAMPLES, Results, estimate, over
 from dmplus.runtime import InputError, Machine, rng
 from dmplus.scoring import LEVELS
 from dmplus.synthetic import CohortConfig
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 LEAST_VOXELS = 4  #: smaller look-alikes are not measured
-LOOKALIKE = "look-alikes"
+BRIGHT = 1.0  #: mean change of a place, standard deviations, from which on it counts as brighter
 
 
 # ------------------------------------------------------------------------------------------------------------ patients
@@ -60,9 +62,41 @@ def draw_one(table: pd.DataFrame | None, rank: int, words: str) -> tuple[Figure,
     change = float(difference(case)[near].mean())
     what = temporal.kind_words(int(row["what"]))
     temporal.headed(figure, f"{words[:1].upper()}{words[1:]}: {what}")
+    paper, bright = ("as", "bright there") if change >= BRIGHT else ("unlike", "not bright there")
     return figure, (
         f"{words} (ring) in {case.name}, number {min(rank, len(table))} of {len(table)}: what lies there is {what}. Its peak "
-        f"was {LEVELS[int(row['peak'])]:.2f}; within 3 voxels the scan changed by {change:+.2f} standard deviations in the mean."
+        f"was {LEVELS[int(row['peak'])]:.2f}; within 3 voxels the scan changed by {change:+.2f} standard deviations in the "
+        f"mean: {paper} the false positive of the paper's Figure 7, {bright}."
+    )
+
+
+def hidden_words(calm: pd.DataFrame) -> str:
+    """Of the stable metastases of :func:`dmplus.temporal.two_views`: are there some that the first network finds and the
+    second misses, and which one is shown?"""
+    hidden = int((calm["found_first"] & ~calm["found_second"]).sum())
+    if hidden:
+        return f"{hidden} of {len(calm)} stable metastases are found without prior and missed by the path; they are shown first"
+    return (f"none of the {len(calm)} stable metastases is found without prior and missed by the path; shown is the one whose "
+            "logit falls most among those found without prior")  # fmt: skip
+
+
+def draw_hidden(calm: pd.DataFrame, rank: int) -> tuple[Figure, str]:
+    """Of the stable metastases that the network without prior finds (:func:`dmplus.temporal.two_views`, whose order holds)
+    number ``rank``, or the last: its two visits, and what the figure shows, in words."""
+    found = calm[calm["found_first"]]
+    if not len(found):
+        return temporal.draw_not_run("a stable metastasis that is found (there is none)"), "nothing: there is none."
+    one = found.iloc[min(rank, len(found)) - 1]
+    case, _ = visit_and_next(one["case"])
+    figure = temporal.draw_visits(case, one[["x", "y", "z"]], circle=8)
+    near = temporal.around(case, [round(v) for v in one[["x", "y", "z"]]], radius=2)
+    change = float(difference(case)[near].mean())
+    misses = "finds it, too" if one["found_second"] else "misses it"
+    temporal.headed(figure, f"A stable metastasis, found without prior: the path {misses}")
+    return figure, (
+        f"{one['case']}, a stable metastasis of {figures.volume_words(one['volume_mm3'])}, {one['ratio']:.2f} times its volume "
+        f"before (ring). The network without prior finds it, the path {misses}; its logit, counted from the threshold, "
+        f"changes by {-one['falls'] / 4:+.2f}. In its middle the scan changed by {change:+.2f} standard deviations."
     )
 
 
@@ -121,16 +155,29 @@ def _measured(
     return [(str(named[n]), lesion, int(sizes[n]), float(v)) for n, v in zip(kept, largest, strict=True)]
 
 
-def clearer(table: pd.DataFrame) -> pd.Series:
-    """For each state of a metastasis the chance that it changes more than a look-alike does, both drawn at random (0.5: the
-    change says nothing); NaN where the table of :func:`changes` has no look-alike."""
-    others = np.sort(table.loc[~table["lesion"], "change"].to_numpy())
-    states = [s for s in dict.fromkeys(evidence.STATES.values()) if (table["lesion"] & (table["what"] == s)).any()]
-    made = {}
-    for state in states:
-        own = table.loc[table["lesion"] & (table["what"] == state), "change"]
-        made[state] = float(np.searchsorted(others, own).mean() / len(others)) if len(others) else np.nan
-    return pd.Series(made, dtype=float)
+def clearer(table: pd.DataFrame) -> pd.DataFrame:
+    """For each state of a metastasis the chance that it changes more than a look-alike does, both drawn at random (0.5:
+    the change says nothing), from the table of :func:`changes`.
+
+    A row per state, columns n (metastases), chance, low, high (95 %, patients resampled). Empty without a look-alike.
+    """
+    columns = ["n", "chance", "low", "high"]
+    if table["lesion"].all():
+        return pd.DataFrame(columns=columns, dtype=float)
+    patient = table["case"].str.replace(r"_v\d+$", "", regex=True)
+    names = sorted(set(patient))
+    others = [np.sort(table.loc[(patient == p) & ~table["lesion"], "change"]) for p in names]
+    drawn = rng(0, "clearer").multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+    lines = {}
+    for state in dict.fromkeys(evidence.STATES.values()):
+        own = [table.loc[(patient == p) & table["lesion"] & (table["what"] == state), "change"] for p in names]
+        pairs = np.outer([len(a) for a in own], [len(o) for o in others])  # of patients: metastases × look-alikes
+        won = np.array([[np.searchsorted(o, a).sum() for o in others] for a in own]).reshape(pairs.shape)
+        if pairs.any():
+            sums = [np.einsum("dp,pq,dq->d", drawn, each, drawn) for each in (won, pairs)]
+            e = estimate(won.sum() / pairs.sum(), over(*sums))
+            lines[state] = (sum(map(len, own)), e.value, e.low, e.high)
+    return pd.DataFrame.from_dict(lines, orient="index", columns=columns)
 
 
 def draw_changes(table: pd.DataFrame) -> Figure:
@@ -171,7 +218,8 @@ def networks(stem: str) -> dict[str, tuple[str, DeepMedic]]:
     folder = network.weights_path("sens").parent / "experiments"
     alpha = float(stem.split("-")[1])
     near = sorted({alpha, 0.5, 0.995}, key=lambda a: abs(a - alpha))
-    stems = [stem.replace(f"jvss-{alpha:g}", f"jvss-{a:g}") for a in near] + [f"jvss-{a:g}" for a in near]
+    stems = [stem.replace(f"jvss-{alpha:g}", f"jvss-{a:g}") for a in near]
+    stems += [f"jvss-{a:g}{patients}" for patients in ("", "-fresh") for a in near]
     asked = [{w: f"{s}-{w}-s0" for w in (CHANNEL, PATH)} for s in stems]
     there = [{w: n for w, n in names.items() if (folder / f"{n}.safetensors").is_file()} for names in asked]
     chosen = max(there, key=len)  # of equals the first: the nearest
@@ -190,41 +238,64 @@ class Moved:
     ) -> None:  # fmt: skip
         self.case, self.mm, self.thresholds = case, mm, dict(thresholds)
         self.moved = moved_prior(case, mm)
+        self.truth = case.label > 0  # type: ignore[operator]
         self.before, self.after = (
             {way: _map(net, c, machine) for way, net in networks.items()} for c in (case, self.moved)
         )
 
+    def appeared(self, way: str) -> list[tuple[int, int, int]]:
+        """The peak voxels of the groups of a way that are new with the prior moved: they touch neither a metastasis nor
+        what is marked with the prior in place. Where the probability rose most comes first."""
+        labels, count = label_lesions(self.after[way] >= self.thresholds[way])
+        old = set(labels[self.truth | (self.before[way] >= self.thresholds[way])].tolist())
+        new = [n for n in range(1, count + 1) if n not in old]
+        peaks = [tuple(map(int, p)) for p in ndimage.maximum_position(self.after[way], labels, new)] if new else []
+        return sorted(peaks, key=lambda p: self.before[way][p] - self.after[way][p])
+
     def counts(self) -> pd.DataFrame:
-        """A row per way: metastases found and false positives with the prior in place and moved, and how many of the latter are
-        new: blobs that touch neither a metastasis nor a false positive in place."""
+        """A row per way: metastases found and false positives with the prior in place and moved, and how many of the latter
+        are new (:meth:`appeared`)."""
         lines = {}
-        truth = self.case.label > 0  # type: ignore[operator]
         for way, threshold in self.thresholds.items():
-            before, after = (m[way] >= threshold for m in (self.before, self.after))
-            a, b = (match_lesions(truth, m) for m in (before, after))
+            a, b = (match_lesions(self.truth, m[way] >= threshold) for m in (self.before, self.after))
             lines[way] = {
                 "metastases": a.n_ref, "found, in place": a.tp_ref, f"found, {self.mm:g} mm": b.tp_ref,
-                "false, in place": a.fp, f"false, {self.mm:g} mm": b.fp,
-                "of these new": match_lesions(truth | before, after).fp,
+                "false, in place": a.fp, f"false, {self.mm:g} mm": b.fp, "of these new": len(self.appeared(way)),
             }  # fmt: skip
         return pd.DataFrame(lines).T
 
-    def place(self, rank: int = 1) -> tuple[tuple[int, int, int], bool]:
-        """The voxel outside all metastases whose probability rises most as the prior moves, in the channel network if there is
-        one; ``rank`` 2 for the next one apart from it, and so on. Also whether it rises by 0.01 or more: else the place is that
-        of the largest change of the difference image."""
+    def title(self) -> str:
+        """'Moved by 2 mm: 2 new false positives of the channel, 0 of the path'."""
+        n = [
+            f"{len(self.appeared(way))} {'' if k else 'new false positives '}of the {way}"
+            for k, way in enumerate(self.before)
+        ]
+        return f"Moved by {self.mm:g} mm: {', '.join(n)}"
+
+    def place(self, rank: int = 1) -> tuple[tuple[int, int, int], str]:
+        """A voxel outside all metastases, and the rule that chose it, in words; ``rank`` 2 for the next one, and so on.
+
+        First the new false positives (:meth:`appeared`) of the channel network, or of the path's if there is no channel.
+        Then, away from what is marked in place, where its probability rises most, if it rises by
+        0.01 or more anywhere; else where the difference image changes most.
+        """
         way = CHANNEL if CHANNEL in self.before else next(iter(self.before))
+        new = self.appeared(way)
+        if rank <= len(new):
+            return new[rank - 1], f"the {way} has a new false positive"
         rise = self.after[way] - self.before[way]
-        free = self.case.mask & ~ndimage.binary_dilation(self.case.label > 0, iterations=REACH)  # type: ignore[operator]
+        known = self.truth | (self.before[way] >= self.thresholds[way])
+        free = self.case.mask & ~ndimage.binary_dilation(known, iterations=REACH)
         rises = bool((rise[free] >= 0.01).any())
         score = rise if rises else np.abs(difference(self.moved) - difference(self.case))
         score = np.where(free, score, -np.inf)
-        for _ in range(rank):
-            best = np.unravel_index(int(np.argmax(score)), score.shape)
-            box = tuple(slice(max(int(b) - 2 * REACH, 0), int(b) + 2 * REACH + 1) for b in best)
-            score[box] = -np.inf
-        x, y, z = (int(b) for b in best)
-        return (x, y, z), rises
+        for best in new:
+            score[_box(best)] = -np.inf
+        for _ in range(rank - len(new)):
+            best = tuple(int(b) for b in np.unravel_index(int(np.argmax(score)), score.shape))
+            score[_box(best)] = -np.inf
+        words = f"the probability of the {way} rises most" if rises else "the difference image changes most"
+        return best, words  # type: ignore[return-value]
 
     def heard(self, place: tuple[int, int, int]) -> dict[str, tuple[float, float]]:
         """Way → probability at a place with the prior in place, and moved."""
@@ -237,7 +308,7 @@ class Moved:
         """
         rows = (("in place", self.case, self.before), (f"moved {self.mm:g} mm", self.moved, self.after))
         columns = 2 + len(self.before)
-        figure, axes = figures.new_figure(1.85 * columns, 5.0, rows=2, columns=columns)
+        figure, axes = figures.new_figure(6.5, 1.1 + 6.5 / columns * 2.1, rows=2, columns=columns)
         x, y, z = place
         below = {"location": "bottom", "fraction": 0.05, "pad": 0.02, "aspect": 30}
         with figures.style():
@@ -258,6 +329,11 @@ class Moved:
         return figure
 
 
+def _box(place: Sequence[int]) -> tuple[slice, ...]:
+    """Within 2 * :data:`REACH` voxels of a place."""
+    return tuple(slice(max(int(p) - 2 * REACH, 0), int(p) + 2 * REACH + 1) for p in place)
+
+
 def _draw_map(axis: Axes, case: Case, probability: np.ndarray, index: int, threshold: float) -> AxesImage:
     """One axial slice with a map over it, outlined from a threshold on, and the reference outlined."""
     figures.draw_slice(axis, case, index=index, reference=True)
@@ -271,3 +347,57 @@ def _draw_map(axis: Axes, case: Case, probability: np.ndarray, index: int, thres
 def _map(net: DeepMedic, case: Case, machine: Machine | None) -> np.ndarray:
     ready = case.normalised()
     return predict_volume(net, ready.image, prior=ready.prior, mask=ready.mask, machine=machine)
+
+
+# ---------------------------------------------------------------------------------------------- one patient over time
+def most_followed(r: Results) -> str:
+    """The test patient with most visits; of equals the one with most metastases at all of them, then the first."""
+    if r.lesions is None:
+        raise InputError("timeline: expected rows of a synthetic cohort (lesions.csv); got none; collect them again")
+    test = r.visits[r.visits["split"] == "test"]
+    lesions = test.merge(r.lesions, on="case").groupby("patient").size()
+    order = test.groupby("patient").size().to_frame("visits").assign(lesions=lesions).fillna(0)
+    return str(order.sort_values(["visits", "lesions"], ascending=False, kind="stable").index[0])
+
+
+def timeline(r: Results, patient: str, name: str, level: int) -> pd.DataFrame:
+    """Every metastasis of a patient at every visit: columns days, id, volume_mm3, and whether a run finds it at a level.
+
+    One row per visit and lesion that is there; id is the lesion's number, the same at all visits.
+    """
+    rows = r.rows[name, str(r.visits.loc[r.visits["patient"] == patient, "split"].iloc[0]), "prior"]
+    own = rows[rows["kind"] == "lesion"].merge(r.visits[r.visits["patient"] == patient], on="case")
+    own = own.assign(found=own["top"] >= level).sort_values(["id", "days"])
+    return own[["days", "id", "volume_mm3", "found"]].reset_index(drop=True)
+
+
+def draw_timeline(table: pd.DataFrame, title: str) -> Figure:
+    """The table of :func:`timeline` on a logarithmic axis, where constant growth is a straight line; hollow: missed."""
+    figure, axes = figures.new_figure(6.5, 3.4)
+    for k, (number, own) in enumerate(table.groupby("id")):
+        look = {"color": evidence.COLOURS[k % 6], "marker": evidence.MARKERS[k % 6]}
+        axes[0, 0].plot(own["days"], own["volume_mm3"], ls=evidence.DASHES[k % 6], label=f"lesion {number}", **look)
+        missed = own[~own["found"]]
+        axes[0, 0].plot(missed["days"], missed["volume_mm3"], ls="none", mfc="white", zorder=3, **look)
+    axes[0, 0].set(yscale="log", xlabel="days since the first visit", ylabel="volume, mm³")
+    figure.legend(loc="outside center right")
+    return temporal.headed(figure, title)
+
+
+def doubling(table: pd.DataFrame, days: Callable[[float, float, float], float]) -> pd.DataFrame:
+    """Doubling times by ``days(before, now, days between)`` in a :func:`timeline`, in days: a row per lesion, a column per
+    interval between visits; NaN where the lesion is not there at both."""
+    volumes = table.pivot(index="id", columns="days", values="volume_mm3")
+    made = {}
+    for a, b in itertools.pairwise(volumes.columns):
+        pairs = zip(volumes[a], volumes[b], strict=True)
+        made[f"day {a:g} to {b:g}"] = [np.nan if np.isnan(v + w) else days(v, w, float(b - a)) for v, w in pairs]
+    return pd.DataFrame(made, index=[f"lesion {n}" for n in volumes.index])
+
+
+def course_words(times: pd.DataFrame) -> str:
+    """The table of :func:`doubling` in words: how many lesions grow, shrink, or do both, one interval after the other."""
+    up, down = ((times > 0) & np.isfinite(times)).any(axis=1), (times < 0).any(axis=1)
+    once = int(times.isna().all(axis=1).sum())
+    words = f"{(up & ~down).sum()} growing, {(down & ~up).sum()} shrinking, {(up & down).sum()} both in turn"
+    return words + (f", {once} seen once" if once else "")

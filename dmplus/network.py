@@ -441,6 +441,11 @@ def info(source: str | Path) -> dict[str, Any]:
     return _header(weights_path(source))
 
 
+def card() -> dict[str, Any]:
+    """Every number of the shipped weights: how they were made, and how they did on the test patients (``card.json``)."""
+    return json.loads(weights_path("sens").with_name("card.json").read_text(encoding="utf-8"))
+
+
 def weights_path(source: str | Path) -> Path:
     """Path of a weights file given as a path or as the name of a shipped one."""
     folder = Path(str(resources.files("dmplus") / "weights"))

@@ -1,14 +1,15 @@
 """A person and the triage: a review board whose decisions are kept, and a reading test against the models.
 
 :class:`Review` goes through the candidates of one scan, one by one. :class:`Reading` lets a person mark metastases
-without help and then with the triage in view, and scores both passes by the metrics that score the models. What either
-keeps lies in one CSV, written whole after every decision: close the notebook, open it again, go on.
+without help and then with the triage in view. Both are scored by the metrics that score the models. What either keeps
+lies in one CSV, written whole after every decision: close the notebook, open it again, go on; or start again.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import pandas as pd
 from scipy import ndimage
 
 from dmplus import figures
-from dmplus.matching import match_lesions
+from dmplus.matching import label_lesions, match_lesions
 from dmplus.runtime import InputError, replacing
 from dmplus.triage import CONFIRMED, Triage
 from dmplus.volume import Case
@@ -30,6 +31,23 @@ DECISIONS = ("accept", "reject", "later")
 MARK_MM = 2.0  #: a mark stands for a ball of this radius
 
 
+def _score(case: Case, answers: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Masks (X, Y, Z) against the reference by the any-overlap rule: who, marks, found, missed, false, sensitivity, precision."""
+    lines = []
+    for who, mask in answers.items():
+        n = match_lesions(case.label > 0, mask, spacing=case.spacing)  # type: ignore[operator]
+        lines.append((who, n.tp_pred + n.fp, n.tp_ref, n.fn, n.fp, n.sensitivity, n.precision))
+    columns = ["who", "marks", "found", "missed", "false", "sensitivity", "precision"]
+    return pd.DataFrame(lines, columns=columns).round(2).set_index("who")
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a file to ``<stem>.old<n>.csv``, the first n that is free; nothing happens if it is not there."""
+    if path.is_file():
+        free = (path.with_name(f"{path.stem}.old{n}.csv") for n in itertools.count(1))
+        path.rename(next(p for p in free if not p.exists()))
+
+
 # ------------------------------------------------------------------------------------------- the board
 class Review:
     """The lesions of one scan that a person is to decide on, in the order of their peak probability.
@@ -40,15 +58,21 @@ class Review:
     """
 
     def __init__(self, case: Case, triage: Triage, path: str | Path, *, tiers: Sequence[str] = ("candidate",)) -> None:
-        self.case, self.triage, self.path = case, triage, Path(path)
-        shown = triage.lesions[triage.lesions["tier"].isin(tiers)]
+        self.case, self.triage, self.path, self.tiers = case, triage, Path(path), tuple(tiers)
+        self._begin()
+        if self.path.is_file():
+            self._resume()
+        self.position = self._next_open(-1)
+
+    def _begin(self) -> None:
+        """Every lesion open."""
+        triage = self.triage
+        shown = triage.lesions[triage.lesions["tier"].isin(self.tiers)]
         shown = shown.sort_values("peak_probability", ascending=False, kind="stable")
         facts = ["lesion", "tier", "volume_mm3", "x_mm", "y_mm", "z_mm", "peak_probability"]
         self.table = shown[facts].round({"volume_mm3": 1, "x_mm": 1, "y_mm": 1, "z_mm": 1, "peak_probability": 4})
         self.table = self.table.reset_index(drop=True).assign(decision="", seconds=0.0)
-        self.table.insert(0, "case", case.name)
-        if self.path.is_file():
-            self._resume()
+        self.table.insert(0, "case", self.case.name)
         self.position = self._next_open(-1)
         self._since = time.monotonic()
 
@@ -63,6 +87,11 @@ class Review:
                 "are triaged now; got those of another triage; move that file away or give another path"
             )
         self.table = kept.astype({"seconds": float})
+
+    def restart(self) -> None:
+        """Begin anew; the decisions so far are kept beside it as ``.old1.csv``, ``.old2.csv``, ..."""
+        _set_aside(self.path)
+        self._begin()
 
     def _next_open(self, position: int) -> int:
         """The next lesion without a decision after ``position``, then those put off; the number of lesions if none."""
@@ -107,6 +136,32 @@ class Review:
         stands = [n for n in self.triage.lesions["lesion"] if n not in decided.index or decided[n] == "accept"]
         return np.isin(self.triage.labels, stands) & (self.triage.labels > 0)
 
+    def score(self) -> pd.DataFrame:
+        """The triage before review, its confirmed lesions alone, and what stands after review, scored like a model."""
+        tiers = self.triage.tiers
+        return _score(
+            self.case,
+            {
+                "triage, before review": self.triage.union,
+                "confirmed alone": tiers == CONFIRMED,
+                "after review": self.mask(),
+            },
+        )
+
+    def answers(self, lookalikes: np.ndarray | None = None) -> pd.DataFrame:
+        """What the reference says of each lesion reviewed: lesion, peak, decision, in truth, right (or "open").
+
+        lookalikes: uint8 (X, Y, Z), what lies there in a synthetic scan (``Visit.lookalikes``), to name what is no metastasis.
+        """
+        lines = []
+        for row in self.table.itertuples():
+            own = self.triage.labels == row.lesion
+            true = bool((self.case.label[own] > 0).any())  # type: ignore[index]
+            right = ("yes" if (row.decision == "accept") == true else "no") if row.decision in DECISIONS[:2] else "open"
+            truth = "metastasis" if true else lies_there(lookalikes, own)
+            lines.append((row.lesion, f"{row.peak_probability:.4f}", row.decision or "open", truth, right))
+        return pd.DataFrame(lines, columns=["lesion", "peak", "decision", "in truth", "right"]).set_index("lesion")
+
     def describe(self) -> str:
         """The lesion in view and how far the review is, in words."""
         counts = self.table["decision"].value_counts()
@@ -142,6 +197,7 @@ class Review:
         words = ipywidgets.HTML(self.describe())
         buttons = {d: ipywidgets.Button(description=d.capitalize()) for d in DECISIONS}
         moves = {-1: ipywidgets.Button(description="Previous"), 1: ipywidgets.Button(description="Next")}
+        again = ipywidgets.Button(description="Start again")
 
         def refresh() -> None:
             for button in buttons.values():
@@ -163,29 +219,36 @@ class Review:
 
             return act
 
+        def on_again(_: Any) -> None:
+            self.restart()
+            refresh()
+
+        again.on_click(on_again)
         for decision, button in buttons.items():
             button.on_click(deciding(decision))
         for step, button in moves.items():
             button.on_click(moving(step))
         refresh()
-        self.controls = {**buttons, "previous": moves[-1], "next": moves[1], "picture": picture, "words": words}
-        return ipywidgets.VBox([ipywidgets.HBox([*buttons.values(), *moves.values()]), words, picture])
+        self.controls = {**buttons, "previous": moves[-1], "next": moves[1], "again": again, "picture": picture,
+                         "words": words}  # fmt: skip
+        return ipywidgets.VBox([ipywidgets.HBox([*buttons.values(), *moves.values(), again]), words, picture])
 
 
 # ------------------------------------------------------------------------------------------- you against the model
 class Reading:
     """A person marks metastases in two passes: the scan alone, then with the triage outlined; both are scored.
 
-    path: CSV with the columns pass, kind ("begin", "mark"), x, y, z (voxels), seconds since the pass began; gone on with if
-    it is there. The case needs its label (``InputError``), which is never shown before :meth:`score`.
+    path: CSV with the columns case, pass, kind ("begin", "mark"), x, y, z (voxels), seconds since the pass began; gone on
+    with if it is there, refused if it is another case's. The case needs its label (``InputError``), which is never shown
+    before :meth:`score`. who: the reader's name in the score.
     """
 
     PASSES = ("alone", "with triage")
 
-    def __init__(self, case: Case, triage: Triage, path: str | Path) -> None:
+    def __init__(self, case: Case, triage: Triage, path: str | Path, *, who: str = "you") -> None:
         if case.label is None:
             raise InputError(f"reading: expected a case with its reference; {case.name} has no label; take another")
-        self.case, self.triage, self.path = case, triage, Path(path)
+        self.case, self.triage, self.path, self.who = case, triage, Path(path), who
         self.view = Viewer(case, triage)
         self.view.panel = "current"
         self.view.index = case.shape[2] // 2
@@ -199,13 +262,21 @@ class Reading:
         kept = pd.read_csv(self.path)
         inside = all(
             kept.loc[kept["kind"] == "mark", c].between(0, n - 1).all() for c, n in zip("xyz", self.case.shape, strict=True)
-        ) if list(kept.columns) == list(_READING) else False  # fmt: skip
-        if not inside or not kept["pass"].isin([1, 2]).all() or not len(kept):
+        ) if list(kept.columns) == ["case", *_READING] else False  # fmt: skip
+        own = inside and (kept["case"] == self.case.name).all()
+        if not own or not kept["pass"].isin([1, 2]).all() or not len(kept):
             raise InputError(
                 f"reading {self.path.name}: expected the marks of an earlier reading of {self.case.name}; got another file; "
                 "move it away or give another path"
             )
-        self.rows = [tuple(row) for row in kept.itertuples(index=False)]
+        self.rows = [tuple(row) for row in kept[list(_READING)].itertuples(index=False)]
+
+    def restart(self) -> None:
+        """Begin anew with the first pass; the marks so far are kept beside it as ``.old1.csv``, ``.old2.csv``, ..."""
+        _set_aside(self.path)
+        self.rows = [(1, "begin", -1, -1, -1, 0.0)]
+        self._since = time.monotonic()
+        self._show()
 
     @property
     def current(self) -> int:
@@ -245,7 +316,9 @@ class Reading:
 
     def _save(self) -> None:
         with replacing(self.path) as part:
-            pd.DataFrame(self.rows, columns=list(_READING)).to_csv(part, index=False, lineterminator="\n")
+            table = pd.DataFrame(self.rows, columns=list(_READING))
+            table.insert(0, "case", self.case.name)
+            table.to_csv(part, index=False, lineterminator="\n")
         self._show()
 
     def _show(self) -> None:
@@ -264,17 +337,28 @@ class Reading:
     def score(self) -> pd.DataFrame:
         """Who found what: a row per pass that was read, and for the models' confirmed lesions, and all they mark.
 
-        Columns: who, marks, found, missed, false, sensitivity, precision (of the marks), by the any-overlap rule.
+        Index: who; columns: marks, found, missed, false, sensitivity, precision (of the marks), by the any-overlap rule.
         """
-        answers = [(f"you, {name}", self.mask(n)) for n, name in enumerate(self.PASSES, 1) if n <= self.current]
-        answers += [("models, confirmed", self.triage.tiers == CONFIRMED), ("models, all", self.triage.union)]
-        lines = []
-        for who, mask in answers:
-            found = match_lesions(self.case.label > 0, mask, spacing=self.case.spacing)  # type: ignore[operator]
-            lines.append(
-                (who, found.tp_pred + found.fp, found.tp_ref, found.fn, found.fp, found.sensitivity, found.precision)
-            )
-        return pd.DataFrame(lines, columns=["who", "marks", "found", "missed", "false", "sensitivity", "precision"])
+        passes = {f"{self.who}, {name}": self.mask(n) for n, name in enumerate(self.PASSES, 1) if n <= self.current}
+        models = {"models, confirmed": self.triage.tiers == CONFIRMED, "models, all": self.triage.union}
+        return _score(self.case, passes | models)
+
+    def change(self) -> str:
+        """What the second pass changed, in words; that it was not read, if so."""
+        if self.current < 2:
+            return "The second pass, with the triage, was not read."
+        before, after = (_score(self.case, {"": self.mask(n)}).iloc[0] for n in (1, 2))
+        counts = "; ".join(f"{what} {before[what]:.0f} → {after[what]:.0f}" for what in ("found", "false"))
+        same = self.mask(1).tobytes() == self.mask(2).tobytes()
+        return f"With the triage in view: {counts}. " + ("Not one mark was changed." if same else "Marks were changed.")
+
+    def false_marks(self, lookalikes: np.ndarray | None) -> str:
+        """What lies under the marks of the first pass that touch no metastasis, in words, with how many of each."""
+        balls, n = label_lesions(self.mask(1))
+        false = [balls == k for k in range(1, n + 1) if not self.case.label[balls == k].any()]  # type: ignore[index]
+        counts = pd.Series([lies_there(lookalikes, own) for own in false], dtype=object).value_counts()
+        under = ", ".join(f"{what} ({k})" for what, k in counts.items())
+        return f"Under the false marks of the first pass lies: {under or 'nothing, there are none'}."
 
     def describe(self) -> str:
         """The pass, the number of marks and the slice in view, in words."""
@@ -295,6 +379,7 @@ class Reading:
         words = ipywidgets.HTML("Click on what you take for a metastasis; click again to take the mark away.")
         further = ipywidgets.Button(description="Show the triage", disabled=self.current == 2)
         ask = ipywidgets.Button(description="Score me")
+        again = ipywidgets.Button(description="Start again")
         answer = ipywidgets.HTML()
 
         def refresh() -> None:
@@ -317,19 +402,39 @@ class Reading:
             refresh()
 
         def on_score(_: Any) -> None:
-            answer.value = self.score().round(2).to_html(index=False)
+            answer.value = self.score().to_html()
+
+        def on_again(_: Any) -> None:
+            self.restart()
+            further.disabled, answer.value, words.value = False, "", self.describe()
+            refresh()
 
         slider.observe(on_slice, "value")
         picture.observe(on_click, "click")
         further.on_click(on_further)
         ask.on_click(on_score)
+        again.on_click(on_again)
         self.controls = {
-            "slice": slider, "picture": picture, "words": words, "further": further, "score": ask, "answer": answer,
+            "slice": slider, "picture": picture, "words": words, "further": further, "score": ask, "again": again,
+            "answer": answer,
         }  # fmt: skip
-        return ipywidgets.VBox([slider, picture, words, ipywidgets.HBox([further, ask]), answer])
+        return ipywidgets.VBox([slider, picture, words, ipywidgets.HBox([further, ask, again]), answer])
 
 
 _READING = ("pass", "kind", "x", "y", "z", "seconds")
+
+
+#: What lies at a voxel of a synthetic scan, by the number in a visit's ``lookalikes``.
+LIES_THERE = ("tissue", "vessel", "sinus or dura", "choroid plexus", "elongated spot", "round spot")
+
+
+def lies_there(lookalikes: np.ndarray | None, where: np.ndarray) -> str:
+    """The commonest look-alike in a mask (X, Y, Z) in words: "tissue" if none lies there, "no metastasis" without a map."""
+    if lookalikes is None:
+        return "no metastasis"
+    counts = np.bincount(lookalikes[where], minlength=2)
+    counts[0] = 0
+    return LIES_THERE[int(counts.argmax())]
 
 
 def bright_reader(case: Case, n: int, *, sigma_mm: float = 1.5, depth_mm: float = 4.0) -> list[tuple[int, int, int]]:

@@ -258,7 +258,7 @@ def card_text(card: dict[str, Any]) -> str:
         "# Shipped weights: sens, spec, bce",
         "",
         "Small DeepMedic+ networks for trying everything at once: the course, `dmplus predict`, the triage. Trained on",
-        "**synthetic** patients, not on the paper's 1.2 million segments of real ones. On real scans they raise false alarms and",
+        "**synthetic** patients, not, as the paper's, for 60 epochs on real ones. On real scans they raise false alarms and",
         "miss metastases: the README says how many on one. **Not for clinical use.**",
         "",
         f"All start from the experiments' trunk ({trunk.batch * trunk.steps:,} segments of {trunk.sampling.segment}³, BCE, "

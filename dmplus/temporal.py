@@ -6,9 +6,10 @@ Pictures and tables of notebook 03, from the rows of the experiments (:mod:`dmpl
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,10 +47,10 @@ def draw_visits(
     from matplotlib.patches import Circle
 
     names = [
-        *(titles or ("earlier", "now, reference outlined", "now − earlier")),
+        *(titles or ("earlier", "now, outlined", "now − earlier")),
         *(["next visit"] if later is not None else []),
     ]
-    figure, axes = figures.new_figure(2.2 * len(names), 3.0, columns=len(names))
+    figure, axes = figures.new_figure(6.5, 3.0 if len(names) == 3 else 2.6, columns=len(names))
     x, y, z = (round(float(c)) for c in centre)
     with figures.style():
         for k, (axis, name) in enumerate(zip(axes[0], names, strict=True)):
@@ -78,10 +79,19 @@ NONE, CHANNEL, PATH = "no prior", "channel", "path"  #: the three ways to give a
 
 
 def stem_of(r: Results, alpha: float) -> str:
-    """The runs that are compared at an alpha: "jvss-0.5-fresh", trained on patients that the trunk has never seen, where a path
-    of them was run; else "jvss-0.5", trained on the trunk's own."""
-    fresh = f"jvss-{alpha:g}-fresh"
-    return fresh if r.seeds(f"{fresh}-path") else f"jvss-{alpha:g}"
+    """The runs that are compared at an alpha: "jvss-0.5-fresh", trained on patients that the trunk has never seen, where
+    they were run with a path and without prior; else "jvss-0.5", on the trunk's own; ``InputError`` if neither was run.
+    """
+
+    def known(a: float) -> list[str]:
+        return [s for s in (f"jvss-{a:g}-fresh", f"jvss-{a:g}") if {NONE, PATH} <= ways(r, s).keys()]
+
+    if not known(alpha):
+        there = " or ".join(f"{a:g}" for a in sorted(set(r.runs["alpha"])) if known(a))
+        raise InputError(
+            f"alpha: expected {there}, where networks with a path were trained; got {alpha:g}; choose one of those"
+        )
+    return known(alpha)[0]
 
 
 def ways(r: Results, stem: str) -> dict[str, list[str]]:
@@ -99,16 +109,12 @@ def levels_of(r: Results, runs: Mapping[str, Sequence[str]]) -> dict[str, int]:
     return {way: level_at(r, names[0]) for way, names in runs.items()}
 
 
-def effect(
-    r: Results, runs: Mapping[str, Sequence[str]], way: str = PATH, *, prior: bool | None = True
-) -> Estimate | None:
-    """False positives of a way over those without a prior, at sensitivity :data:`dmplus.claims.EQUAL`; None: not run.
-
-    prior: as in :meth:`Results.counts`, visits with a prior by default.
-    """
+def effect(r: Results, runs: Mapping[str, Sequence[str]], way: str = PATH) -> Estimate | None:
+    """False positives of a way over those without a prior, at sensitivity :data:`dmplus.claims.EQUAL`, in visits with a
+    prior; None: not run."""
     if not {way, NONE} <= runs.keys():
         return None
-    return claims.at_equal(*(r.group(runs[k], prior=prior) for k in (way, NONE)))
+    return claims.at_equal(*(r.group(runs[k], prior=True) for k in (way, NONE)))
 
 
 #: What a verdict on "fewer false positives" says of a model, in words.
@@ -189,34 +195,34 @@ def seen_by(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 def reads(r: Results) -> pd.DataFrame:
     """Does a network read its prior at all? A row per run that takes one and was scored without it, or with another's.
 
-    Columns: run; fp (at sensitivity :data:`dmplus.claims.EQUAL`, its own prior); zeroed, other: fp over those of the same
-    network when the prior is zeroed, or another patient's (Estimates, below 1: the own prior helps; None: not run); moves: by
-    how much the peaks of metastases move (:func:`peaks_move`) when it is zeroed (or another's, where only that was run);
-    no_prior: fp over those of the run beside it that takes none. All on test visits with a prior.
+    Columns: run; control (bool: the positive control, which comes last); loss; fp (at sensitivity :data:`dmplus.claims.EQUAL`,
+    its own prior); zeroed, other: fp over those of the same network when the prior is zeroed, or another patient's
+    (Estimates, below 1: the own prior helps; None: not run); moves: by how much the peaks of metastases move
+    (:func:`peaks_move`) when it is zeroed (or another's, where only that was run); no_prior: fp over those of the run beside
+    it that takes none. All on test visits with a prior.
     """
-    scored = r.runs[(r.runs["split"] == "test") & (r.runs["second"] == "prior")]
+    away = r.runs["second_image"].isin(["zeroed", "other"]) & (r.runs["second_image"] != r.runs["second"])
     lines = []
-    for name in scored.loc[scored["second_image"].isin(["zeroed", "other"]), "run"].unique():
+    for run in r.runs[away & (r.runs["split"] == "test")].drop_duplicates("run").itertuples():
+        name = str(run.run)
         own = pooled(r.group([name], prior=True))
-        there = [s for s in ("zeroed", "other") if r.has(name, second=s)]
+        there = [s for s in ("zeroed", "other") if s != run.second and r.has(name, second=s)]
         against = {s: claims.at_equal(own, r.group([name], second=s, prior=True)) for s in there}
         beside = _without(r, name)
-        lines.append(
-            {
-                "run": name,
-                "fp": of(results.fp_at(claims.EQUAL), own),
-                "zeroed": against.get("zeroed"),
-                "other": against.get("other"),
-                "moves": peaks_move(r, (name, "prior"), (name, there[0])),
-                "no_prior": claims.at_equal(own, r.group([beside], prior=True)) if beside else None,
-            }
-        )
-    return pd.DataFrame(lines, columns=["run", "fp", "zeroed", "other", "moves", "no_prior"])
+        lines.append({
+            "run": name, "control": run.second == "healthy", "loss": run.loss, "fp": of(results.fp_at(claims.EQUAL), own),
+            "zeroed": against.get("zeroed"), "other": against.get("other"),
+            "moves": peaks_move(r, (name, run.second), (name, there[0])),
+            "no_prior": claims.at_equal(own, r.group([beside], prior=True)) if beside else None,
+        })  # fmt: skip
+    table = pd.DataFrame(lines, columns=["run", "control", "loss", "fp", "zeroed", "other", "moves", "no_prior"])
+    return table.sort_values("control", kind="stable", ignore_index=True)
 
 
 def _without(r: Results, name: str) -> str | None:
-    """The scored run beside one with a prior that takes none: "a-none-s0" or "a-s0" of "a-path-s0"; None: not run."""
-    asked = (re.sub("-(path|channel)", instead, name) for instead in ("-none", ""))
+    """The scored run beside one with a prior that takes none: "a-none-s0" or "a-s0" of "a-path-s0" and of its positive
+    control; None: not run."""
+    asked = (re.sub("-(path|channel)(-healthy)?", instead, name) for instead in ("-none", ""))
     return next((n for n in asked if n != name and r.has(n)), None)
 
 
@@ -231,6 +237,7 @@ def peaks_move(r: Results, one: tuple[str, str], other: tuple[str, str]) -> floa
 def reads_in_words(table: pd.DataFrame) -> pd.DataFrame:
     """The table of :func:`reads` for a notebook, with a verdict on "the own prior removes false positives"."""
     words = {
+        "loss": table["loss"].str.upper().to_list(),
         "FP a volume": [evidence.in_words(e, 1) for e in table["fp"]],
         "own / zeroed": [ratio_words(e) for e in table["zeroed"]],
         "own / another's": [ratio_words(e) for e in table["other"]],
@@ -238,23 +245,21 @@ def reads_in_words(table: pd.DataFrame) -> pd.DataFrame:
         "own / no prior": [ratio_words(e) for e in table["no_prior"]],
         "fewer than zeroed": [claims.verdict(e, claims.FEWER) for e in table["zeroed"]],
     }
-    return pd.DataFrame(words, index=pd.Index(table["run"], name=None))
+    names = table["run"] + np.where(table["control"], " (positive control)", "")
+    return pd.DataFrame(words, index=pd.Index(names, name=None))
 
 
-def false_at(
-    r: Results, name: str, level: int, *, second: str = "prior", split: str = "test", prior: bool | None = None
-) -> pd.DataFrame:
-    """The false positives of a run that stand at a level: case, what, peak (level), x, y, z.
+def false_at(r: Results, name: str, level: int, *, prior: bool | None = None) -> pd.DataFrame:
+    """The false positives of a run on test that stand at a level: case, what, peak (level), x, y, z.
 
     prior: only those in visits that have an earlier scan (True) or none (False).
     """
-    rows = r.rows[name, split, second]
+    rows = r.rows[name, "test", "prior"]
     stands = (rows["kind"] == "fp") & (rows["bottom"] <= level) & (level <= rows["top"])
     if prior is not None:
         stands &= rows["case"].isin(r.visits.loc[r.visits["with_prior"] == prior, "case"])
-    return (
-        rows.loc[stands, ["case", "what", "top", "x", "y", "z"]].rename(columns={"top": "peak"}).reset_index(drop=True)
-    )
+    table = rows.loc[stands, ["case", "what", "top", "x", "y", "z"]]
+    return table.rename(columns={"top": "peak"}).reset_index(drop=True)
 
 
 def only_in_first(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
@@ -292,11 +297,20 @@ def seeds_beside(r: Results, stem: str) -> list[str]:
 
 
 def yardstick(r: Results, stem: str) -> pd.DataFrame:
-    """How far a seed alone moves a ratio: :func:`ratios` of each of :func:`seeds_beside` over all of them; empty without."""
+    """How far a seed alone moves a ratio: :func:`ratios` of each pair of :func:`seeds_beside`; empty without a pair."""
     runs = seeds_beside(r, stem)
-    same = runs == ways(r, stem).get(NONE)
-    words = NONE if same else f"{NONE}, trunk's patients"
-    return ratios(r, {f"{words}, seed {k} alone": ([n], "prior") for k, n in enumerate(runs)}, runs or [])
+    words = NONE if runs == ways(r, stem).get(NONE) else f"{NONE}, trunk's patients"
+    pairs = itertools.combinations(range(len(runs)), 2)
+    tables = [ratios(r, {f"{words}, seed {b} / seed {a}": ([runs[b]], "prior")}, [runs[a]]) for a, b in pairs]
+    return pd.concat(tables, ignore_index=True) if tables else ratios(r, {}, [])
+
+
+def curve(r: Results, runs: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Sensitivity and false positives per volume of runs (seeds pooled) as the threshold falls, from 0 and 0 on down to
+    the floor of their rows: (points,) each; visits with a prior."""
+    found, _, fp = results.along(pooled(r.group(runs, prior=True))[0][::-1])
+    known = np.isfinite(fp)
+    return np.append(0.0, found[known]), np.append(0.0, fp[known])
 
 
 def go_and_come(r: Results, one: str, other: str) -> tuple[pd.DataFrame, pd.DataFrame, int]:
@@ -306,35 +320,88 @@ def go_and_come(r: Results, one: str, other: str) -> tuple[pd.DataFrame, pd.Data
     return only_in_first(first, second), only_in_first(second, first), len(first)
 
 
-def controls(r: Results, stem: str) -> dict[str, tuple[Sequence[str], str]]:
-    """For :func:`ratios`: the prior path of a stem ("jvss-0.995"), its controls and the channel, as far as they were run."""
+POSITIVE = "positive control: no metastasis before"  #: in :func:`controls`
+
+
+def controls(r: Results, stem: str) -> tuple[dict[str, tuple[Sequence[str], str]], list[str]]:
+    """For :func:`ratios`: the prior path of a stem ("jvss-0.995"), its controls and the channel; and the labels of those
+    that were not run."""
     path = f"{stem}-path"
     asked = {
-        "path": (r.seeds(path), "prior"),
+        PATH: (r.seeds(path), "prior"),
         "path, prior zeroed in test": ([f"{path}-s0"], "zeroed"),
         "path, another patient's prior in test": ([f"{path}-s0"], "other"),
         "path trained with another patient's prior": ([f"{path}-other-s0"], "other"),
         "second path trained with the current scan": ([f"{path}-current-s0"], "current"),
-        "channel": (r.seeds(f"{stem}-channel"), "prior"),
-        "positive control: no metastasis before": ([f"{path}-healthy-s0"], "healthy"),
+        CHANNEL: (r.seeds(f"{stem}-channel"), "prior"),
+        POSITIVE: ([f"{path}-healthy-s0"], "healthy"),
     }
-    return {label: (runs, second) for label, (runs, second) in asked.items() if runs and r.has(*runs, second=second)}
+    there = {label: (runs, second) for label, (runs, second) in asked.items() if runs and r.has(*runs, second=second)}
+    return there, [label for label in asked if label not in there]
+
+
+def controls_words(r: Results, stem: str) -> tuple[str, str]:
+    """A title and sentences: which controls have surely more false positives than the path of the same seed (the interval
+    of the ratio lies above 1), and whether the positive control has fewer than no prior."""
+    asked, _ = controls(r, stem)
+    beside = ratios(r, {k: v for k, v in asked.items() if k not in (PATH, CHANNEL, POSITIVE)}, asked[PATH][0][:1])
+    worse = beside.loc[beside["verdict"] == "opposite", "model"]
+    said = [f"Over the path's own false positives: {row_words(beside) or 'no control was run'}.",
+            f"Surely worse than the path: {', '.join(worse) or 'none'}.", positive_words(r, stem)]  # fmt: skip
+    return f"Surely worse than the path: {len(worse) or 'none'} of {len(beside)} controls", " ".join(said)
+
+
+def positive_words(r: Results, stem: str) -> str:
+    """The positive control of a stem over no prior, in a sentence: can a prior be learnt in this set-up?"""
+    control = f"{stem}-path-healthy-s0"
+    if not r.has(control):
+        return "The positive control was not run."
+    e = claims.at_equal(r.group([control], prior=True), r.group(ways(r, stem)[NONE], prior=True))
+    shown = "the set-up can learn to read a prior" if claims.verdict(e, claims.FEWER) == "holds" else (
+        "it is not shown that the set-up can learn to read a prior")  # fmt: skip
+    return f"Positive control, where every metastasis is new: {ratio_words(e)} times those without prior, so {shown}."
+
+
+def row_words(table: pd.DataFrame) -> str:
+    """The rows of a table of ratios in words: 'path 1.03 [0.61, 1.37], channel 0.87 [0.50, 1.09]'."""
+    return ", ".join(f"{t.model} {t.ratio:.2f} [{t.low:.2f}, {t.high:.2f}]" for t in table.itertuples())
+
+
+def tested(r: Results, run: str) -> str:
+    """What the ratios are of, in words: '158 metastases in 51 visits of 34 patients with an earlier scan'."""
+    visits = r.visits[(r.visits["split"] == "test") & r.visits["with_prior"]]
+    rows = r.rows[run, "test", "prior"]
+    n = int(((rows["kind"] == "lesion") & rows["case"].isin(visits["case"])).sum())
+    return f"{n} metastases in {len(visits)} visits of {visits['patient'].nunique()} patients with an earlier scan"
 
 
 def by_misregistration(r: Results, names: Mapping[str, str], baseline: Sequence[str]) -> pd.DataFrame:
-    """As :func:`ratios`, for priors moved out of place in test: one row per model and millimetre.
+    """As :func:`ratios`, for priors moved out of place in test: columns model, mm, ratio, low, high. What was not run is
+    left out."""
+    tables = [
+        ratios(r, {label: ([name], f"{mm:g} mm")}, baseline).assign(mm=mm)
+        for label, name in names.items()
+        for mm in SHIFTS_MM
+        if r.has(name, second=f"{mm:g} mm")
+    ]
+    table = pd.concat(tables or [ratios(r, {}, []).assign(mm=0.0)], ignore_index=True)
+    return table[["model", "mm", "ratio", "low", "high"]]
 
-    Columns: model, mm, ratio, low, high, sensitivity and fp (at 0.5). Displacements that were not run are left out.
-    """
-    base = pooled(r.group(baseline, prior=True))
-    lines = []
-    for label, name in names.items():
-        for mm in [m for m in SHIFTS_MM if r.has(name, second=f"{m:g} mm")]:
-            both = pooled(r.group([name], second=f"{mm:g} mm", prior=True))
-            e = compare(results.fp_at(claims.EQUAL), both, base, ratio=True)
-            at = [float(f(both[0])) for f in (results.sensitivity, results.fp_per_volume)]
-            lines.append((label, mm, e.value, e.low, e.high, *at))
-    return pd.DataFrame(lines, columns=["model", "mm", "ratio", "low", "high", "sensitivity", "fp"])
+
+def rise_words(r: Results, names: Mapping[str, str], table: pd.DataFrame) -> tuple[str, str]:
+    """The table of :func:`by_misregistration` as a title, and in a sentence: has each model more false positives with the
+    largest displacement than with the smallest?"""
+    low, high = (f"{f(table['mm']):g} mm" for f in (min, max))
+    ends, said = [], []
+    for model, own in table.sort_values("mm").groupby("model", sort=False):
+        ends.append(f"{model} {own['ratio'].iloc[0]:.2f} → {own['ratio'].iloc[-1]:.2f}")
+        e = claims.at_equal(*(r.group([names[model]], second=s, prior=True) for s in (high, low)))
+        verdict = claims.verdict(e, (1.0, np.inf))
+        said.append(f"{model} {ratio_words(e)} (a rise: {verdict})")
+    return (
+        f"From {low} to {high}: {', '.join(ends)}",
+        f"False positives at {high} over those at {low}: {'; '.join(said)}.",
+    )
 
 
 def by_visit(r: Results, names: Mapping[str, Sequence[str]], baseline: Sequence[str]) -> pd.DataFrame:
@@ -348,72 +415,62 @@ def by_visit(r: Results, names: Mapping[str, Sequence[str]], baseline: Sequence[
     return pd.DataFrame(lines, columns=["model", "visits", "ratio", "low", "high"])
 
 
-def by_kind(r: Results, names: Mapping[str, Sequence[str]], *, sensitivity: float = claims.EQUAL) -> pd.DataFrame:
-    """False positives per volume by what lies there, each model at the threshold that finds ``sensitivity`` with a prior.
+def by_kind(r: Results, names: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """False positives per volume by what lies there in visits with a prior, each run at its :func:`level_at`.
 
     A row per model, a column per kind of look-alike (:data:`dmplus.results.KINDS`).
     """
+    volumes = ((r.visits["split"] == "test") & r.visits["with_prior"]).sum()
     lines = {}
     for label, runs in names.items():
-        total = dict.fromkeys(results.KINDS, 0.0)
-        for name in runs:
-            level = level_at(r, name, sensitivity=sensitivity)
-            cases = r.visits.loc[(r.visits["split"] == "test") & r.visits["with_prior"], "case"]
-            false = false_at(r, name, level)
-            for what, n in false.loc[false["case"].isin(cases), "what"].value_counts().items():
-                total[results.KINDS[int(what)]] += float(n) / len(cases) / len(runs)
-        lines[label] = total
+        false = pd.concat([false_at(r, name, level_at(r, name), prior=True)["what"] for name in runs])
+        lines[label] = {kind: (false == k).sum() / volumes / len(runs) for k, kind in enumerate(results.KINDS)}
     return pd.DataFrame(lines).T
 
 
-def rises(table: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """Of each model of :func:`by_misregistration` the ratio at the smallest and at the largest displacement."""
-    ends = table.sort_values("mm").groupby("model", sort=False)["ratio"]
-    return {str(model): (float(own.iloc[0]), float(own.iloc[-1])) for model, own in ends}
-
-
-def rise_words(ends: Mapping[str, tuple[float, float]]) -> str:
-    """The ends of :func:`rises` as a title: 'Out of place: channel from 1.1 to 1.9, path from 1.0 to 1.1'."""
-    return "Out of place: " + ", ".join(f"{model} from {a:.1f} to {b:.1f}" for model, (a, b) in ends.items())
-
-
-def doubling(table: pd.DataFrame, days: Callable[[float, float, float], float]) -> dict[int, float]:
-    """Lesion → doubling time by ``days(before, now, days between)`` from its first to its last visit in a :func:`timeline`."""
-    found = {}
-    for number, own in table.sort_values("days").groupby("id"):
-        first, last = own.iloc[0], own.iloc[-1]
-        if last["days"] > first["days"]:
-            found[int(number)] = days(first["volume_mm3"], last["volume_mm3"], float(last["days"] - first["days"]))
-    return found
-
-
-def answer(r: Results, runs: Mapping[str, Sequence[str]], read: pd.DataFrame, clear: pd.Series) -> str:
-    """What the rows say of the earlier scan, in sentences: runs as of :func:`ways`, read as of :func:`reads`, clear as of
-    :func:`dmplus.followup.clearer`."""
+def answer(
+    r: Results, runs: Mapping[str, Sequence[str]], read: pd.DataFrame, clear: pd.DataFrame, calm: pd.DataFrame
+) -> str:
+    """What the rows say of the earlier scan, in sentences: runs as of :func:`ways`, with a path and without prior; read
+    as of :func:`reads`, clear as of :func:`dmplus.followup.clearer`, calm: the stable metastases of :func:`two_views`.
+    """
     changed = volume_changes(r)
-    new, calm = (changed["state"] == "new").mean(), (changed["change"] == "stable").mean()
-    said = [f"Of {len(changed)} metastases in test visits with an earlier scan {new:.0%} are new, and {calm:.0%} were there "
+    new, still = (changed["state"] == "new").mean(), (changed["change"] == "stable").mean()
+    said = [f"Of {len(changed)} metastases in test visits with an earlier scan {new:.0%} are new, and {still:.0%} were there "
             "before with almost the same volume."]  # fmt: skip
     if len(clear):
-        best, worst = clear.idxmax(), clear.idxmin()
-        said.append(f"In the difference image a metastasis that is {best} changes more than a look-alike in {clear[best]:.0%} of "
-                    f"pairs, one that is {worst} in {clear[worst]:.0%}.")  # fmt: skip
-    for way in (PATH, CHANNEL):
-        e = effect(r, runs, way)
-        said.append(f"The prior as a {way} {effect_words(e)}" + ("." if e is None else f": {ratio_words(e)} times those without, "
-                    f"at sensitivity {claims.EQUAL:g} in visits that have one."))  # fmt: skip
-    own = runs.get(PATH, [""])[0]
-    control = own.replace("-path-", "-path-healthy-")
-    if own and NONE in runs and r.has(control):
-        e = claims.at_equal(r.group([control], prior=True), r.group(runs[NONE], prior=True))
-        said.append(f"Positive control, where every metastasis is new: the path has {ratio_words(e)} times those without (fewer: "
-                    f"{claims.verdict(e, claims.FEWER)}).")  # fmt: skip
-    for row in read[read["run"] == own].itertuples():
-        if row.zeroed is not None:
-            said.append(f"With its prior the path has {ratio_words(row.zeroed)} times the false positives that it has with a "
-                        f"zeroed one (a gain by its prior: {claims.verdict(row.zeroed, claims.FEWER)}); the peak of a "
-                        f"metastasis moves by {row.moves:.2f} logits.")  # fmt: skip
+        ends = clear.loc[[clear["chance"].idxmax(), clear["chance"].idxmin()]]
+        words = [
+            f"{t.Index}, in {t.chance:.0%} [{t.low:.0%}, {t.high:.0%}] of pairs (n = {t.n})" for t in ends.itertuples()
+        ]
+        said.append("In the difference image a metastasis changes more than a look-alike: if it is " + "; if it is ".join(words)
+                    + ".")  # fmt: skip
+    said += [way_words(r, runs, way) for way in (PATH, CHANNEL)]
+    said.append(positive_words(r, runs[PATH][0].rpartition("-path-s")[0]))
+    for row in read[(read["run"] == runs[PATH][0]) & read["zeroed"].notna()].itertuples():
+        said.append(f"With its prior the path has {ratio_words(row.zeroed)} times the false positives that it has with a "
+                    f"zeroed one (a gain by its prior: {claims.verdict(row.zeroed, claims.FEWER)}); the peak of a "
+                    f"metastasis moves by {row.moves:.2f} logits.")  # fmt: skip
+    said.append(f"Of {len(calm)} stable metastases {int((calm['found_first'] & ~calm['found_second']).sum())} are found without "
+                "prior and missed by the path.")  # fmt: skip
     return "\n".join(textwrap.fill(s, 100) for s in said)
+
+
+def way_words(r: Results, runs: Mapping[str, Sequence[str]], way: str) -> str:
+    """A way over no prior in sentences: the verdict, what the interval leaves possible, and the paper beside the path."""
+    e = effect(r, runs, way)
+    if e is None:
+        return f"The prior as a {way} was not run."
+    words = (f"The prior as a {way} {effect_words(e)}: {ratio_words(e)} times those without, at sensitivity {claims.EQUAL:g} in "
+             f"visits that have one. Up to {max(0.0, 1 - e.low):.0%} fewer and up to {max(0.0, e.high - 1):.0%} more are "
+             "compatible with these rows.")  # fmt: skip
+    if way != PATH:
+        return words
+    beside = [(a, paper_ratio(a)) for a in (0.5, 0.995)]
+    sides = [
+        f"{'contains' if e.low <= p <= e.high else 'excludes'} the paper's {p:.2f} (alpha {a:g})" for a, p in beside
+    ]
+    return f"{words} The interval {' and '.join(sides)}."
 
 
 def paper_ratio(alpha: float) -> float:
@@ -421,6 +478,16 @@ def paper_ratio(alpha: float) -> float:
     table = paper.table(1)
     own = table[(table["loss"] == "JVSS") & (table["alpha"] == alpha)].set_index("network")["fp"]
     return float(own["DeepMedic+"] / own["DeepMedic"]) if {"DeepMedic+", "DeepMedic"} <= {*own.index} else np.nan
+
+
+def paper_words(alpha: float) -> str:
+    """What :func:`paper_ratio` is made of, in a sentence, and what is printed of visits with an earlier scan alone."""
+    table, rows = paper.table(1), paper.rows()
+    fp = table[(table["loss"] == "JVSS") & (table["alpha"] == alpha)].set_index("network")["fp"]
+    gone = rows[(rows["quantity"] == "fewer fp, volumes with a prior") & (rows["alpha"] == alpha)][:1]
+    also = [f"; in those with an earlier scan {t.numerator:g} of {t.denominator:g} are gone" for t in gone.itertuples()]
+    return (f"Huang et al., alpha {alpha:g}, threshold 0.5, false positives in all {paper.VOLUMES} volumes: {fp['DeepMedic+']} "
+            f"with the path, {fp['DeepMedic']} without, a ratio of {paper_ratio(alpha):.2f}{''.join(also)}.")  # fmt: skip
 
 
 def settled(r: Results, table: pd.DataFrame) -> pd.DataFrame:
@@ -497,44 +564,8 @@ def draw_misregistration(table: pd.DataFrame) -> Figure:
                       elinewidth=0.8, label=model)  # fmt: skip
     axis.set(xlabel="residual misregistration of the prior in test, mm (root mean square)",
              ylabel=f"false positives at sensitivity\n{claims.EQUAL:g}, relative to no prior")  # fmt: skip
-    axis.margins(y=0.12)  # room for the legend above the bars
-    axis.legend(loc="upper left")
+    figure.legend(loc="outside lower center", ncols=len(axis.containers))
     return figure
-
-
-def most_followed(r: Results) -> str:
-    """The test patient with most visits; of equals the one with most metastases at all of them, then the first."""
-    if r.lesions is None:
-        raise InputError("timeline: expected rows of a synthetic cohort (lesions.csv); got none; collect them again")
-    test = r.visits[r.visits["split"] == "test"]
-    lesions = test.merge(r.lesions, on="case").groupby("patient").size()
-    order = test.groupby("patient").size().to_frame("visits").assign(lesions=lesions).fillna(0)
-    return str(order.sort_values(["visits", "lesions"], ascending=False, kind="stable").index[0])
-
-
-def timeline(r: Results, patient: str, name: str, level: int) -> pd.DataFrame:
-    """Every metastasis of a patient at every visit: columns days, id, volume_mm3, and whether a run finds it at a level.
-
-    One row per visit and lesion that is there; id is the lesion's number, the same at all visits.
-    """
-    rows = r.rows[name, str(r.visits.loc[r.visits["patient"] == patient, "split"].iloc[0]), "prior"]
-    own = rows[rows["kind"] == "lesion"].merge(r.visits[r.visits["patient"] == patient], on="case")
-    own = own.assign(found=own["top"] >= level).sort_values(["id", "days"])
-    return own[["days", "id", "volume_mm3", "found"]].reset_index(drop=True)
-
-
-def draw_timeline(table: pd.DataFrame, title: str) -> Figure:
-    """The table of :func:`timeline` on a logarithmic axis, where constant growth is a straight line; hollow: missed."""
-    figure, axes = figures.new_figure(6.5, 3.4)
-    for k, (number, own) in enumerate(table.groupby("id")):
-        look = {"color": COLOURS[k % 6], "marker": MARKERS[k % 6]}
-        axes[0, 0].plot(own["days"], own["volume_mm3"], ls=DASHES[k % 6], label=f"lesion {number}", **look)
-        missed = own[~own["found"]]
-        axes[0, 0].plot(missed["days"], missed["volume_mm3"], ls="none", mfc="white", zorder=3, **look)
-    axes[0, 0].set(yscale="log", xlabel="days since the first visit", ylabel="volume, mm³")
-    axes[0, 0].set_xlim(right=table["days"].max() * 1.3 + 1)  # room for the legend
-    axes[0, 0].legend(loc="center right")
-    return figures.titled(figure, title)
 
 
 def moved_prior(case: Case, mm: float, *, direction: Sequence[float] = (1.0, 0.0, 0.0)) -> Case:

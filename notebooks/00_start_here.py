@@ -19,10 +19,10 @@
 # **Question.** Can two networks find the metastases in a brain scan, and say which of them need a second look?
 #
 # - **Needs**: no other notebook; the package installed (`make course` or `make lab` does that).
-# - **Reading**: 20 minutes, exercises included.
+# - **Reading**: 40 minutes, exercises included.
 # - **Quick**: 2 minutes on 2 CPU cores with 4 GB of memory.
 # - **GPU**: 2 minutes on one GPU with 8 GB of memory (whole brains of 240 × 240 × 155 voxels).
-# - **Data**: one synthetic patient, made on the spot from the ICBM152 2009a template (its notice lies in
+# - **Data**: one synthetic patient, made on the spot from the ICBM152 2009a template (its notice is in
 #   `dmplus/assets`); text CC BY 4.0, code BSD-3.
 # - **Not claimed**: the patient does not exist, and one patient is an anecdote, not a result. Nothing here is
 #   for clinical use.
@@ -31,8 +31,8 @@
 #
 # After this notebook you can
 #
-# - **state** what *confirmed* and *candidate* mean, and compute the tier of a lesion from two probabilities;
-# - **count** found lesions, missed lesions and false positives by the any-overlap rule;
+# - **state** what *confirmed* and *candidate* mean, and compute the tier of a group from two probabilities;
+# - **count** found metastases, missed metastases and false positives by the any-overlap rule;
 # - **explain** why the paper's precision and ours differ, and compute both;
 # - **rerun** this notebook for another patient with one command.
 
@@ -44,7 +44,7 @@
 
 # %% tags=["parameters"]
 profile: str = "quick"  # smoke for tests, quick for a laptop, gpu for whole brains
-seed: int = 2022  # seed of the synthetic cohort, 2022 is the one whose training part the networks saw
+seed: int = 2022  # seed of the synthetic cohort, the networks learnt from training patients of 2022 to 2054
 patient: int = 2  # which patient of the test part, counted from 0, and round again after the last
 out_dir: str = ""  # where results go, empty for runs/00_start_here and the profile
 
@@ -55,6 +55,7 @@ out_dir: str = ""  # where results go, empty for runs/00_start_here and the prof
 import dataclasses
 
 import numpy as np
+import pandas as pd
 from dmplus import course, exercises, figures, metrics, network, synthetic, triage, widgets
 from IPython.display import display
 
@@ -83,18 +84,26 @@ cohort = dataclasses.replace(synthetic.COHORTS[session.profile.cohort], seed=see
 # | word | meaning here | name in the code |
 # |---|---|---|
 # | scan, earlier scan | this visit's image, and the visit before on the same grid | `case.image`, `case.prior` |
+# | reference | where the metastases truly are (known, because we made them) | `case.label` |
+# | look-alike | what is bright and no metastasis: a vessel, a sinus, a spot | `visit.lookalikes` |
 # | probability | what a network says of a voxel, 0 to 1; inside from 0.5 on | `prob_sens`, `prob_spec` |
-# | lesion | a group of voxels that touch by a face, an edge or a corner | `labels` |
 # | union | voxels that either network puts inside | `union` |
-# | tier | confirmed or candidate | `tiers`, `lesions.tier` |
-# | reference | where the lesions truly are (known, because we made them) | `case.label` |
+# | group | touching voxels of a *prediction*; *true* if it shares a voxel with a metastasis | `labels`, `lesions` |
+# | tier | of a group: confirmed or candidate | `tiers`, `lesions.tier` |
+# | TP_ref, FN | metastases found, and missed | `tp_ref`, `fn` |
+# | TP_pred, FP | true groups, and the other groups: false positives | `tp_pred`, `fp` |
+#
+# Voxels touch by a face, an edge or a corner. The package's tables and pages call a group a lesion, true or not, as a
+# report would.
 
 # %% [markdown]
 # ## A patient who does not exist
 #
 # Real scans of patients are private, so the course makes its own: a template brain is warped, veins and sinuses
 # grow through it, metastases are set into it and change from visit to visit, and a scanner adds blur, noise and
-# shading. This patient belongs to the test part: the networks have not seen it in training.
+# shading. At `smoke` and `quick` a scan is a block cut out of the brain, so that a laptop keeps up; at `gpu` it is
+# the whole brain. The patient belongs to the test part of the cohort, which the networks have not seen in training
+# (except at `smoke`, which is for tests).
 
 # %% tags=["setup"]
 test_part = [i for i in range(cohort.patients) if synthetic.split_of(cohort, i) == "test"]
@@ -105,71 +114,87 @@ reference = case.label > 0
 sizes = np.sort(visit.lesions["volume_mm3"].to_numpy(float))
 small = int((sizes < metrics.BOUNDARY_MM3).sum())
 spots = metrics.label_lesions(visit.lookalikes > 0)[1]
+if case.prior is None:
+    print("This patient has no earlier scan.")
 
 # %% [markdown]
-# Below you see the slice that holds most of the reference. Before you look at the right-hand picture, find the
-# metastases in the middle one yourself: what makes you sure?
+# > **Predict first.** Below is the slice that holds most of the reference. Which of the bright spots are metastases?
+# > Say it aloud before you scroll on: what makes you sure?
 
 # %%
 level = figures.best_slice(reference)
 earlier = ["prior"] if case.prior is not None else []
 how_many = figures.count_words(len(sizes), "metastasis", "metastases")
-figure = figures.slices(
-    case, panels=[*earlier, "current", "reference"], index=level,
-    title=f"{how_many} among {spots} other bright things in this brain",
-)
 figures.show(
-    figure,
-    f"Figure 1 shows axial slice {level} of synthetic patient {person.name} with the reference outlined "
-    f"on the right. The patient has {how_many}, {small} of them below 0.1 cm³, the largest "
-    f"{figures.volume_words(sizes[-1])}.",
+    figures.slices(case, panels=[*earlier, "current"], index=level, title=f"{how_many} among {spots} look-alikes"),
+    f"Figure 1 shows axial slice {level} of synthetic patient {person.name}, a scan of "
+    f"{' × '.join(map(str, case.shape))} voxels of 1 mm. It holds {how_many}, {small} of them below 0.1 cm³, the "
+    f"largest {figures.volume_words(sizes[-1])}, and {spots} look-alikes.",
+)
+
+# %% [markdown]
+# And here they are.
+
+# %%
+here = np.unique(visit.numbers[:, :, level])
+crossing = f"{np.count_nonzero(here)} of {how_many} in this slice"
+figures.show(
+    figures.slices(case, panels=["current", "reference"], index=level, title=crossing),
+    f"Figure 2 shows the same slice with the reference outlined: {crossing}.",
 )
 
 # %% [markdown]
 # ## Two networks look
 #
-# Both networks have the same architecture, DeepMedic+. They differ in the loss they were trained with: one
-# leans to sensitivity, the other to specificity. Each looks at the current scan with the earlier one beside it,
-# and each looks at the earlier scan as well, so that we can say what has changed. No result is read from a file
-# here: the next cell computes it.
+# Both networks have the same architecture, DeepMedic+, and learnt from the same patients. They differ in two things:
+# the alpha of their loss, and the threshold, which was chosen on validation patients and then moved to 0.5.
+
+# %%
+sensitive, specific = network.load("sens"), network.load("spec")
+for name, role, theirs in (("sensitive", "sens", 0.995), ("specific", "spec", 0.5)):
+    made = network.info(role)["info"]
+    print(
+        f"The {name} model: {made['loss'].upper()}, alpha {made['alpha']:g} (the paper's: {theirs:g}); threshold "
+        f"{made['threshold_folded_in']:.3f}, for at most {made['budget_fp_per_volume']:g} false positives a volume."
+    )
+
+# %% [markdown]
+# Each looks at the current scan, with the earlier one beside it where there is one. Each looks at the earlier scan as
+# well, so that we can say what has changed. No map is read from a file: the next cell computes them.
 #
 # > **Predict first.** Which of the two marks more voxels? Which of the two will be wrong more often, and in
 # > what way? Write it down.
 
 # %%
-sensitive, specific = network.load("sens"), network.load("spec")
 found = triage.triage_case(case, sensitive, specific, machine=session.machine)
 maps = {"sensitive": found.prob_sens, "specific": found.prob_spec}
 inside = {name: probability >= triage.THRESHOLD for name, probability in maps.items()}
 groups = {name: metrics.label_lesions(mask)[1] for name, mask in inside.items()}
-for name, mask in inside.items():
-    print(f"The {name} model marks {int(mask.sum())} voxels in {groups[name]} groups.")
 
 # %% [markdown]
 # The maps below show the probability wherever it is 0.05 or more, in the slice of Figure 1.
 
 # %%
 many, few = groups["sensitive"], groups["specific"]
-verdict = "more" if many > few else "no more"
-figure = figures.slices(
-    case, found, panels=["current", "sens", "spec"], index=level,
-    title=f"The sensitive model marks {verdict} groups than the specific one: {many} against {few}",
-)
 figures.show(
-    figure,
-    f"Figure 2 shows both probability maps in axial slice {level}. In the whole volume the sensitive "
-    f"model marks {many} groups of voxels at 0.5 or more, the specific model {few}.",
+    figures.slices(
+        case, found, panels=["current", "sens", "spec"], index=level,
+        title=f"The sensitive model marks {figures.count_words(many, 'group', 'groups')}, the specific one {few}",
+    ),
+    f"Figure 3 shows both probability maps in axial slice {level}. In the whole volume the sensitive model marks "
+    f"{inside['sensitive'].sum()} voxels in {figures.count_words(many, 'group', 'groups')}, the specific model "
+    f"{inside['specific'].sum()} in {few}.",
 )
 
 # %% [markdown]
 # ## From two maps to one list
 #
-# Take the union of both maps at 0.5 and cut it into lesions. A lesion is *confirmed* if it holds a voxel that
+# Take the union of both maps at 0.5 and cut it into groups. A group is *confirmed* if it holds a voxel that
 # the specific model puts at 0.5 or more; otherwise it is a *candidate*. That is all there is to the triage, and
 # you can write it.
 #
-# **Exercise 0.1 · the tier of a lesion** — difficulty 1 of 5 · importance 5 of 5 · about 5 minutes. Goal: from
-# the highest probability that each model gives to a lesion, say its tier. A right answer is one of three words:
+# **Exercise 0.1 · the tier of a group** — difficulty 1 of 5 · importance 5 of 5 · about 5 minutes. Goal: from
+# the highest probability that each model gives to a group, say its tier. A right answer is one of three words:
 # `"confirmed"`, `"candidate"` or `"none"`.
 #
 # <details><summary>Hint: which model decides first?</summary>
@@ -184,7 +209,7 @@ figures.show(
 
 # %% tags=["exercise"]
 def tier(peak_sens: float, peak_spec: float) -> str:
-    """Tier of a lesion from its highest probability in the sensitive and in the specific model."""
+    """Tier of a group from its highest probability in the sensitive and in the specific model."""
     # solution
     if peak_spec >= 0.5:
         return "confirmed"
@@ -201,29 +226,38 @@ course.check("0.1", tier)
 #     return "confirmed"
 # return "candidate" if peak_sens >= 0.5 else "none"
 # ```
-# Why not ask both models to agree? Because the specific model was trained to be right when it speaks. The paper
-# takes for granted that the sensitive model sees whatever the specific one sees. We do not: a lesion seen by
+# Why not ask both models to agree? Because the specific model was trained and tuned to be right when it speaks. The paper
+# takes for granted that the sensitive model sees whatever the specific one sees. We do not: a group seen by
 # the specific model alone is confirmed, counted and shown as such.
 # </details>
 
 # %% [markdown]
-# Here is the whole list, confirmed lesions first. On the page below the first eight stand in two planes, with
-# the earlier scan beside them where there is one; `dmplus predict` draws up to thirty in three planes.
+# Here is the whole list, confirmed groups first. *Where* counts millimetres from the scanner's origin: right or left, A
+# (front) or P (back), S (up) or I (down). *Change* compares with what the same two networks mark in the earlier scan,
+# not with the truth.
 
 # %%
 display(figures.lesion_rows(found).set_index("lesion"))
-print(f"{figures.headline(found)}; seen by the specific alone: {found.counts['seen_by_spec_alone']}")
+tiers = f"{found.counts['confirmed']} confirmed, {figures.count_words(found.counts['candidate'], 'candidate', 'candidates')}"
+print(f"{tiers}; seen by the specific model alone: {found.counts['seen_by_spec_alone']}")
+print(f"new:     nothing marked within {triage.TOLERANCE_MM:g} mm of it in the earlier scan ({found.counts['new']})")
+print(f"growing: at least {triage.GROWING:g} times the earlier volume; shrinking: at most {triage.SHRINKING:g} times")
+print(f"gone:    marked in the earlier scan, nothing marked there now ({found.counts['gone']})")
+print(f"unknown: no earlier scan to compare with ({found.counts['unknown']})")
 
 # %% [markdown]
-# > **Predict first.** Of the candidates on this page, how many are metastases? Look at the earlier scan before
-# > you decide.
+# The page below draws the first of them in two planes, with the earlier scan beside them where there is one;
+# `dmplus predict` draws up to thirty in three planes.
+#
+# > **Predict first.** Of the candidates on this page, how many are metastases? Which pictures made you decide?
 
 # %%
-page = figures.triage_board(case, found, planes=("axial", "coronal"), most=8, panel=1.1)
+most = 8
+page = figures.triage_board(case, found, planes=("axial", "coronal"), most=most, panel=1.05)
 figures.show(
     page,
-    f"Figure 3 shows the triage page of {case.name} ({figures.headline(found).lower()}), each lesion in "
-    f"two planes{', the earlier scan on the right' if earlier else ''}.",
+    f"Figure 4 shows the triage page of {case.name} ({tiers}), each group in two planes"
+    f"{', the earlier scan on the right' if earlier else ''}.",
     dpi=96,
 )
 
@@ -231,32 +265,32 @@ figures.show(
 # ## Was it right?
 #
 # We know where the metastases are, so we can count. The rule of this course, **any overlap**: a metastasis is
-# *found* if at least one predicted voxel touches it. A predicted group that touches no metastasis is a *false
+# *found* if at least one of its voxels is marked. A group that shares no voxel with a metastasis is a *false
 # positive*.
 #
 # **Exercise 0.2 · count found, missed and false** — difficulty 3 of 5 · importance 5 of 5 · about 10 minutes.
-# Goal: from two masks, count lesions found, lesions missed and false positive groups. A right answer is three
+# Goal: from two masks, count metastases found, metastases missed and false positive groups. A right answer is three
 # whole numbers.
 #
-# <details><summary>Hint: how do I get the lesions of a mask?</summary>
+# <details><summary>Hint: how do I number the pieces of a mask?</summary>
 #
-# `metrics.label_lesions(mask)` returns an array with 1, 2, 3, … on the lesions, and how many there are.
+# `metrics.label_lesions(mask)` returns an array with 1, 2, 3, … on the connected pieces, and how many there are.
 # </details>
 #
 # <details><summary>Hint: which numbers meet?</summary>
 #
-# `np.unique(labels[mask])` lists the lesions of `labels` that lie under `mask`. Zero is background.
+# `np.unique(labels[mask])` lists the pieces of `labels` that have a voxel under `mask`. Zero is background.
 # </details>
 
 # %% tags=["exercise"]
 def detections(reference: np.ndarray, predicted: np.ndarray) -> tuple[int, int, int]:
-    """Lesions found, lesions missed, false positive groups, by the any-overlap rule."""
+    """Metastases found, metastases missed, false positive groups, by the any-overlap rule."""
     # solution
-    lesions, n_lesions = metrics.label_lesions(reference)
+    metastases, n_metastases = metrics.label_lesions(reference)
     groups, n_groups = metrics.label_lesions(predicted)
-    n_found = np.count_nonzero(np.unique(lesions[predicted]))
+    n_found = np.count_nonzero(np.unique(metastases[predicted]))
     n_true = np.count_nonzero(np.unique(groups[reference]))
-    return n_found, n_lesions - n_found, n_groups - n_true
+    return n_found, n_metastases - n_found, n_groups - n_true
 
 # %% tags=["check"]
 course.check("0.2", detections)
@@ -265,14 +299,14 @@ course.check("0.2", detections)
 # <details><summary>Solution to 0.2, and why</summary>
 #
 # ```python
-# lesions, n_lesions = metrics.label_lesions(reference)
+# metastases, n_metastases = metrics.label_lesions(reference)
 # groups, n_groups = metrics.label_lesions(predicted)
-# n_found = np.count_nonzero(np.unique(lesions[predicted]))
+# n_found = np.count_nonzero(np.unique(metastases[predicted]))
 # n_true = np.count_nonzero(np.unique(groups[reference]))
-# return n_found, n_lesions - n_found, n_groups - n_true
+# return n_found, n_metastases - n_found, n_groups - n_true
 # ```
-# Why two labellings? Because found lesions and true groups are different things: one group can cover two
-# metastases, and two groups can lie in one. "Groups minus found lesions" goes wrong in both cases.
+# Why two labellings? Because found metastases and true groups are different things: one group can cover two
+# metastases, and two groups can lie in one. "Groups minus found metastases" goes wrong in both cases.
 # </details>
 
 # %% [markdown]
@@ -281,29 +315,45 @@ course.check("0.2", detections)
 # %%
 count = exercises.reference("0.2")
 score = metrics.match_lesions(reference, found.union, spacing=case.spacing)
-for name, mask in {**inside, "either": found.union}.items():
-    hit, missed, false = count(reference, mask)
+counts = {name: count(reference, mask) for name, mask in {**inside, "either": found.union}.items()}
+for name, (hit, missed, false) in counts.items():
     print(f"{name:>9} model: {hit} found, {missed} missed, {false} false positives")
 touched = {int(v) for v in np.unique(found.labels[reference]) if v}
 true = found.lesions["lesion"].isin(touched)
 for name, rows in true.groupby(found.lesions["tier"]):
-    print(f"{name:>9} lesions: {int(rows.sum())} of {len(rows)} touch a metastasis")
+    drawn = rows[rows.index < most]
+    print(f"{name:>9} groups on the page: {drawn.sum()} of {len(drawn)} are true; in all {rows.sum()} of {len(rows)}")
 
 # %% [markdown]
-# Compare with what you wrote down. If the sensitive model found more and the specific one erred less, the two
-# did what they were trained for, and the tiers say which findings to trust at once and which to look at. If
-# not, you have met the limits of one patient.
+# Compare with what you wrote down. One patient says little, so the table sets the same networks' numbers from the
+# test patients of the usual cohort beside it. Their intervals come from drawing patients again and again.
+
+# %%
+rows = {}
+for name, role in {"sensitive": "sens", "specific": "spec"}.items():
+    test, (hit, missed, false) = network.card()["models"][role]["test"], counts[name]
+    every, tiny = test["all"], test[metrics.STRATA[0]]
+    rows[name] = {
+        "found here": f"{hit} of {hit + missed}", f"in {every['patients']} patients": f"{every['sensitivity']:.0%}",
+        "95 % interval": f"{every['sensitivity_low']:.0%} to {every['sensitivity_high']:.0%}",
+        "of these below 0.1 cm³": f"{tiny['tp_ref']} of {tiny['lesions']}", "false here": false,
+        f"per volume in {every['patients']} patients": f"{every['fp_per_volume']:.1f}",
+    }
+display(pd.DataFrame(rows).T)
+found_more, false_more = (counts["sensitive"][k] - counts["specific"][k] for k in (0, 2))
+print(f"Sensitive minus specific, in this patient: {found_more:+d} found, {false_more:+d} false positives:", end=" ")
+print("what they were tuned for." if min(found_more, false_more) > 0 else "one patient does not show what they were tuned for.")
 
 # %% [markdown]
 # ## One word, two precisions
 #
-# "Precision" is the share of findings that are right. But what is a finding? The paper's numbers only add up
-# when found *lesions* are counted in the numerator; we count true predicted *groups*:
+# "Precision" is the share of what is marked that is right. But what does one count? The paper's numbers only add up
+# when found *metastases* are counted in the numerator; we count true *groups*:
 #
 # $$\text{paper: } \frac{TP_{ref}}{TP_{ref} + FP} \qquad \text{ours: } \frac{TP_{pred}}{TP_{pred} + FP}$$
 #
 # **Exercise 0.3 · both precisions** — difficulty 2 of 5 · importance 4 of 5 · about 5 minutes. Goal: compute
-# both from three counts: found lesions, true groups, false positive groups. A right answer is two numbers
+# both from three counts: found metastases, true groups, false positive groups. A right answer is two numbers
 # between 0 and 1, the paper's first, and NaN where there is nothing to divide by.
 #
 # <details><summary>Hint: what if nothing was found?</summary>
@@ -336,34 +386,38 @@ course.check("0.3", precisions)
 # </details>
 
 # %%
-paper, ours = exercises.reference("0.3")(score.tp_ref, score.tp_pred, score.fp)
-print(f"precision of the union: the paper's {paper:.2f}, ours {ours:.2f}")
-print(f"({score.tp_ref} found lesions, {score.tp_pred} true groups, {score.fp} false positives)")
+metastases, marked = np.zeros((2, 12, 3, 3), bool)
+metastases[1:3] = metastases[5:7] = True
+marked[1:7] = marked[9] = True  # one group over both metastases, and one that is false
+for name, c in {"by hand": metrics.match_lesions(metastases, marked), "this patient": score}.items():
+    paper, ours = exercises.reference("0.3")(c.tp_ref, c.tp_pred, c.fp)
+    words = f"{c.tp_ref} found metastases, {c.tp_pred} true groups, {c.fp} false positives"
+    print(f"{name}: {words}: the paper's {paper:.2f}, ours {ours:.2f}")
+if score.tp_ref == score.tp_pred:
+    print("In this patient found metastases and true groups are equally many, so both precisions agree.")
 
 # %% [markdown]
 # ## Look for yourself
 #
 # First the still picture, then, in JupyterLab, the moving one. Question to answer with it: **which of the false
-# positives would you have called a metastasis, and does the earlier scan settle it?** Click on a bright spot to
-# ask both networks about it.
+# positives would you have called a metastasis, and what would settle it?** Click on a bright spot to ask both
+# networks about it.
 
 # %%
 false = found.lesions.loc[~true, "lesion"].to_numpy(int)
 doubt = figures.best_slice(np.isin(found.labels, false)) if false.size else level
-what = f"{false.size} of {len(found.lesions)} findings are false"
-figure = figures.slices(
-    case, found, panels=[*earlier, "current", "overlay"], index=doubt,
-    title=f"{what}: would you have known?",
-)
+what = f"{false.size} of {len(found.lesions)} groups are false"
 figures.show(
-    figure,
-    f"Figure 4 shows axial slice {doubt}{', where most false voxels lie,' if false.size else ''} with the "
-    f"findings outlined on the right. In this patient {what}.",
+    figures.slices(
+        case, found, panels=[*earlier, "current", "overlay"], index=doubt, title=f"{what}: would you have known?"
+    ),
+    f"Figure 5 shows axial slice {doubt}{', where most false voxels are,' if false.size else ''} with the "
+    f"groups outlined on the right. In this patient {what}.",
 )
 
 # %% [markdown]
-# The viewer: a slider for the slice, three planes, the earlier scan, the current one and the tiers, a list that
-# jumps to a lesion, and a picture that answers clicks.
+# The viewer: a slider for the slice, three planes, the scans and the tiers, a list that jumps to a group, and a
+# picture that answers clicks.
 
 # %%
 if course.interactive():
@@ -398,7 +452,7 @@ for book in course.list_notebooks():
 # dmplus run 00 patient=5 seed=7 profile=smoke  # another cohort, a small crop, seconds
 # dmplus run 00 --list                          # every parameter with its type and default
 # ```
-# The result lies in `runs/00_start_here/`: the executed notebook and `results.json`. A misspelt parameter is
+# The result is in `runs/00_start_here/<profile>/`: the executed notebook and `results.json`. A misspelt parameter is
 # refused before anything runs. Plain papermill works too, with less care: `papermill
 # notebooks/00_start_here.ipynb out.ipynb -p patient 5`.
 #
@@ -407,25 +461,24 @@ for book in course.list_notebooks():
 # %% [markdown]
 # ## Summary
 #
-# - **Tiers.** A lesion is confirmed if the specific model reaches 0.5 anywhere in it, a candidate if only the
+# - **Tiers.** A group is confirmed if the specific model reaches 0.5 anywhere in it, a candidate if only the
 #   sensitive one does.
-# - **Counting.** Any overlap finds a lesion; a group that touches none is a false positive; both masks are
+# - **Counting.** Any overlap finds a metastasis; a group without overlap is a false positive; both masks are
 #   labelled first.
-# - **Precision.** The paper counts found lesions, we count true groups; they differ when groups merge or split
-#   lesions.
+# - **Precision.** The paper counts found metastases, we count true groups; they differ when groups merge or split
+#   metastases.
 # - **Running.** `dmplus run 00 patient=5` repeats all of this for another patient, with the same checks.
 #
 # ## What could be wrong with this
 #
-# One patient proves nothing: another seed gives another count, and only the cohorts of the later notebooks
-# carry an interval. The patient is synthetic and comes from the same generator as the training patients, which
-# flatters every network. The weights are small ones, for a laptop. Any overlap is generous: one voxel is
-# enough. And the earlier scan was segmented without an earlier scan of its own, so *new* can also mean *missed
-# last time*.
+# One patient proves nothing: another gives other counts, and only a cohort carries an interval. The patient is synthetic
+# and comes from the same generator as the training patients, which flatters every network. The weights are small ones,
+# for a laptop. Any overlap is generous: one voxel is enough. And the earlier scan was segmented without an earlier scan
+# of its own, so *new* can also mean *missed last time*.
 #
 # ## Self-test
 #
-# **1.** A lesion has 0.91 in the sensitive model and 0.49 in the specific one. Its tier?
+# **1.** A group has 0.91 in the sensitive model and 0.49 in the specific one. Its tier?
 #
 # <details><summary>Answer to 1</summary>
 # Candidate: the specific model stays below 0.5.
@@ -443,7 +496,7 @@ for book in course.list_notebooks():
 # The sensitive one. In VSS and SSE, alpha weighs sensitivity.
 # </details>
 #
-# **4.** The change of a lesion is "unknown". Why?
+# **4.** The change of a group is "unknown". Why?
 #
 # <details><summary>Answer to 4</summary>
 # There is no earlier scan to compare with.

@@ -206,6 +206,43 @@ def test_claims_of_made_up_rows_come_out_as_they_were_made(folder, tmp_path):
     assert all_visits.fp_per_volume == pytest.approx(at[2] / 72, abs=1e-4)
 
 
+def test_a_weight_ratio_is_compared_with_the_curve_at_as_many_false_positives(tmp_path):
+    draw = rng(0, "weights")
+    made = {f"jvss-{a:g}-s0": ("prior", rows_of(draw, found=f, false=n)) for a, f, n in ((0.995, 30, 9), (0.5, 12, 2))}
+    made["jvss-0.995-0.1to1-s0"] = made["jvss-0.995-s0"]  # the end of the curve: no difference from it
+    made["jvss-0.95-2to1-s0"] = ("prior", rows_of(draw, found=6, false=9))  # as many false ones, but it finds little
+    made["jvss-0.95-1to2-s0"] = ("prior", rows_of(draw, found=6, false=2))
+    r = Results(collected(tmp_path / "rows", made))
+    table = claims.claims_table(r).set_index("claim")
+    rows = table[table.index.str.startswith("a weight ratio")]
+    assert rows["verdict"].tolist() == ["opposite", "opposite", "holds"]
+    last = rows.iloc[2]
+    assert (last.ours, last.low, last.high) == (0, 0, 0)
+    assert rows.iloc[0].ours < -0.3 and rows.iloc[0].paper == pytest.approx(-0.0061, abs=1e-4)
+    # by hand: between the two points of a curve, on a straight line over the logarithm of false positives
+    between = claims._on_line(np.log([[1.0, 4.0]]), np.array([[0.2, 0.8]]), np.log([2.0]))
+    assert between == pytest.approx([0.5])
+
+
+def test_a_network_that_finds_something_fails_the_negative_control(tmp_path):
+    draw = rng(0, "control")
+    verdicts = []
+    for top in (-30, 20):
+        made = {"permuted-s0": ("prior", rows_of(draw, found=top, false=2))}
+        table = claims.claims_table(Results(collected(tmp_path / str(top), made))).set_index("claim")
+        verdicts.append(table[table.index.str.startswith("negative control")]["verdict"].iloc[0])
+    assert verdicts == ["holds", "opposite"]
+
+
+def test_the_unet_is_compared_at_equal_sensitivity_too(tmp_path):
+    draw = rng(0, "unet")
+    made = {"unet-bce-s0": ("prior", rows_of(draw, found=14, false=12))}
+    made |= {f"unet-jvss-{a:g}-s0": ("prior", rows_of(draw, found=28, false=n)) for a, n in ((0.9, 4), (0.5, 40))}
+    table = claims.claims_table(Results(collected(tmp_path / "rows", made))).set_index("claim")
+    said = table[table.index.str.startswith("VSS helps a 3D U-Net")]
+    assert said["verdict"].iloc[0] == "holds" and said["ours"].iloc[0] < 0.6 < said["ours"].iloc[1]
+
+
 def test_a_curve_falls_from_the_first_prediction_to_the_floor_of_the_rows(folder):
     curve = claims.table_of_curves(Results(folder)).query("run == 'bce'")
     assert curve.threshold.is_monotonic_decreasing

@@ -144,6 +144,89 @@ def test_one_is_better_from_a_budget_on(r):
         assert results.sensitivity_at(budget)(one) > results.sensitivity_at(budget)(other)
 
 
+def test_the_worst_alpha_of_a_loss_is_held_against_the_best_of_all_others(r):
+    estimate = r.group(["jvss-0.9-s0"]), r.group(["sse-0.9-s0"]), r.group(["sse-0.5-s0"])
+    fp = [results.of(results.fp_at(claims.EQUAL), c) for c in estimate]
+    equal = pd.DataFrame({"JVSS": {"each": {"0.9": fp[0]}}, "SSE": {"each": {"0.9": fp[1], "0.5": fp[2]}}}).T
+    worst, (best, name), ratio = evidence.worst_against_best(r, equal, "JVSS")
+    known = {a: e.value for a, e in (("0.9", fp[1]), ("0.5", fp[2])) if not np.isnan(e.value)}
+    assert worst == fp[0].value and best == min(known.values()) and ratio.value == pytest.approx(worst / best)
+    assert name == f"SSE with alpha {min(known, key=known.get)}"
+
+
+def test_budgets_compare_curves_and_say_only_what_is_sure(r):
+    groups = {"BCE": r.seeds("bce"), "same": r.seeds("bce"), "better": ["jvss-0.995-s0"]}
+    table = evidence.at_budgets(r, groups, budgets=(2,), against="BCE")
+    value = float(results.sensitivity_at(2)(r.group(r.seeds("bce")).sum(1).mean(0)))
+    assert (
+        table.loc["BCE", "at 2 FP a volume"].startswith(f"{value:.2f} [") and table.loc["BCE", "minus BCE, at 2"] == ""
+    )
+    assert table.loc["same", "minus BCE, at 2"] == "0.00 [0.00, 0.00]"
+    same, better = evidence.ahead_at_budgets(r, groups, budgets=(2,), against="BCE").splitlines()
+    assert "no difference" in same and better == "better against BCE: ahead at 2"
+    turned = {"better": groups["better"], "BCE": groups["BCE"]}
+    assert evidence.ahead_at_budgets(r, turned, budgets=(2,), against="better") == "BCE against better: behind at 2"
+
+
+def test_gains_by_size_are_the_differences_of_the_figure_and_losses_are_said(r):
+    shown, levels = {"BCE": "bce-s0", "JVSS": "jvss-0.5-s0"}, {"BCE": 10, "JVSS": 16}
+    gain = evidence.gains(r, shown, levels)
+    table = evidence.by_size(r, {k: [v] for k, v in shown.items()}, levels=levels).set_index(["model", "size"])
+    for size, e in gain.items():
+        expected = table.loc[("JVSS", size), "sensitivity"] - table.loc[("BCE", size), "sensitivity"]
+        assert e.value == pytest.approx(expected, nan_ok=True)
+    made = {k: results.estimate(v, np.array([v])) for k, v in (("a", 0.2), ("b", -0.1), ("c", 0.0))}
+    assert evidence.gains_in_words(made) == "JVSS gains most at a cm³, loses at b cm³"
+    assert evidence.gains_in_words({k: made[k] for k in ("a", "c")}) == "JVSS gains most at a cm³"
+
+
+def test_a_rank_beyond_the_list_is_the_last_and_said(r):
+    table = pd.DataFrame({"volume_mm3": [5.0, 7.0]})
+    assert evidence.ranked(table, 1)[1] == "rank 1 of 2, a metastasis of 5 mm³"
+    row, words = evidence.ranked(table, 9)
+    assert row["volume_mm3"] == 7 and words == "rank 2 of 2 (asked for 9), a metastasis of 7 mm³"
+    with pytest.raises(InputError, match="another budget"):
+        evidence.ranked(table.iloc[:0], 1)
+
+
+def test_the_rule_of_the_exercise_finds_the_librarys_choice(r):
+    curve = evidence.validation_curve(r, "bce-s0")
+    chosen = evidence.choices(r, ["bce-s0"], budget=1.0).iloc[0]
+    allowed = curve[curve["fp"] <= 1.0]
+    assert allowed["sensitivity"].max() == chosen["validation sensitivity"]
+    assert curve.loc[chosen["level"], "fp"] == chosen["validation FP"] <= 1.0
+    words = evidence.tested_in_words(chosen)
+    gap = chosen["test sensitivity"].value - chosen["validation sensitivity"]
+    assert f"{gap:+.2f}" in words and ("fewer" if gap < 0 else "more") in words
+
+
+def test_trainings_are_listed_without_an_alpha_or_weight_that_is_not_theirs():
+    runs = pd.DataFrame(
+        [("bce", 37, 1.0, 1.0, 0.5, 5000, 60.0), ("sse", 37, 1.0, 1.0, 0.2, 5000, 60.0),
+         ("jvss", 37, 2 / 3, 1 / 3, 0.95, 5000, 120.0)],
+        columns=["loss", "segment", "detection", "segmentation", "alpha", "segments", "train_seconds"],
+    )  # fmt: skip
+    table = evidence.trainings(runs)
+    assert table.loc["BCE", ["alpha", "weight of VSS or SSE", "weight of BCE"]].tolist() == ["–", "–", "1"]
+    assert table.loc["SSE", "weight of BCE"] == "–" and table.loc["JVSS", "weight of VSS or SSE"] == "0.67"
+
+
+def test_a_watched_training_says_what_moved_and_has_no_before_from_scratch():
+    history = pd.DataFrame({"loss": [3.0, 3, 3], "vss": [1.0, 2.0, 1.0], "bce": [1.0, 1.1, 1.0]})
+    assert evidence.steadier(history) == "from point to point, relative to its mean: VSS moves by 75%, BCE moves by 10%"
+    after = {"val_sensitivity": 0.5, "val_fp_per_volume": 3}
+    assert "before" not in evidence.watched_in_words(None, after)
+    assert "50% found and 3 false positives before" in evidence.watched_in_words(after, after)
+
+
+def test_the_title_over_alpha_follows_the_verdicts_and_a_loss_of_ones_own_is_compared(r):
+    table = claims.claims_table(r)
+    said = evidence.ahead_in_words(table)
+    assert said == "JVSS is more precise than SSE alone: holds; than SSE + BCE: not run"
+    assert evidence.against_jvss(r) == ""  # no loss of one's own
+    assert evidence.against_jvss(evidence.shipped(project=True)).startswith("focal_tversky minus JVSS: ")
+
+
 def test_shared_recalls_lie_between_the_ends_of_all_curves(r):
     low, high = evidence.shared_recalls(r, {"JVSS": "jvss", "SSE": "sse"})
     ends = {
@@ -181,6 +264,7 @@ def test_losses_are_put_in_order_by_our_number_or_the_papers():
     assert evidence.in_order(table, "FP/volume") == "JVSS 0.9 > BCE > JVSS 0.5"  # 139.9 above 70.9: numbers, not words
     assert evidence.in_order(table, "paper") == "JVSS 0.5 > BCE > JVSS 0.9"
     assert evidence.in_order(table.iloc[:0], "paper") == ""
+    assert evidence.in_order(table.assign(same=[0.02, 0.05, 0.02]), "same") == "JVSS 0.9 > BCE = JVSS 0.5"
 
 
 def test_the_learning_curve_has_no_point_where_a_run_does_not_reach(r):
@@ -196,6 +280,7 @@ def test_verdicts_in_words_keep_the_rows_asked_for(r):
     assert len(shown) == 3 and set(shown["verdict"]) <= {"holds", "weak", "not shown", "opposite", "not run"}
     ratio = matched(r.group(r.seeds("jvss-0.995")), r.group(r.seeds("bce")))
     assert f"{ratio.value:.3g}" in shown["ours"].iloc[0]
+    assert shown["claimed"].tolist() == ["to 1"] * 3 and shown["what"].iloc[0].startswith("ratio of false positives")
 
 
 def test_a_lesions_peak_is_read_inside_it_alone():

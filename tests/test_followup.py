@@ -1,6 +1,7 @@
 """Patients followed over visits: what changes, which networks are there, and a prior that is moved."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import torch
 from conftest import ball_case
 
-from dmplus import followup, network, synthetic, temporal
+from dmplus import exercises_patients, followup, network, synthetic, temporal
 from dmplus.runtime import InputError, Machine
 from dmplus.temporal import CHANNEL, PATH
 
@@ -54,12 +55,15 @@ def test_an_object_changes_by_its_largest_cube_of_three():
 
 def test_the_chance_of_a_larger_change_is_that_of_all_pairs():
     table = pd.DataFrame(
-        [("new", True, 3.0), ("new", True, 0.5), ("stable", True, 0.1), ("vessel", False, 1.0), ("blob", False, 2.0)],
-        columns=["what", "lesion", "change"],
-    )
+        [("a_0_v1", "new", True, 3.0), ("a_1_v1", "new", True, 0.5), ("a_0_v2", "stable", True, 0.1),
+         ("a_0_v1", "vessel", False, 1.0), ("a_1_v1", "blob", False, 2.0)],
+        columns=["case", "what", "lesion", "change"],
+    )  # fmt: skip
     clear = followup.clearer(table)
-    assert clear.to_dict() == {"new": 0.5, "stable": 0.0}  # pairs: 2 of 2, 0 of 2; 0 of 2
-    assert followup.clearer(table[table["lesion"]]).isna().all() and followup.clearer(table[:0]).empty
+    assert clear["chance"].to_dict() == {"new": 0.5, "stable": 0.0}  # pairs: 2 of 2, 0 of 2; 0 of 2
+    assert clear["n"].to_dict() == {"new": 2, "stable": 1}
+    assert clear.loc["new", ["low", "high"]].tolist() == [0, 1]  # of patient a_0 alone all pairs are won, of a_1 none
+    assert followup.clearer(table[table["lesion"]]).empty and followup.clearer(table[:0]).empty
     axis = followup.draw_changes(table).axes[0]
     assert [t.get_text() for t in axis.get_yticklabels()] == [
         "blob (n = 1)", "vessel (n = 1)", "stable metastasis (n = 1)", "new metastasis (n = 2)"
@@ -93,6 +97,10 @@ def test_networks_of_the_nearest_stem_that_has_both(tmp_path, monkeypatch):
     assert followup.networks("jvss-0.5-fresh")[PATH][0] == "jvss-0.995-fresh-path-s0"
     assert followup.networks("jvss-0.5")[PATH][0] == "jvss-0.5-path-s0"
     (tmp_path / "experiments" / "jvss-0.5-channel-s0.safetensors").unlink()
+    assert {w: n for w, (n, _) in followup.networks("jvss-0.9").items()} == {
+        w: f"jvss-0.995-fresh-{w}-s0" for w in (CHANNEL, PATH)
+    }  # of other training patients, where those alone have both
+    (tmp_path / "experiments" / "jvss-0.995-fresh-channel-s0.safetensors").unlink()
     assert {w: n for w, (n, _) in followup.networks("jvss-0.9").items()} == {PATH: "jvss-0.995-path-s0"}
 
 
@@ -116,14 +124,38 @@ def test_what_appears_as_a_prior_moves_is_counted_and_shown(monkeypatch):
     counts = made.counts().loc[CHANNEL]
     assert counts["false, in place"] == 1 and counts["false, 2 mm"] == 2 and counts["of these new"] == 1
     assert counts["found, in place"] == counts["found, 2 mm"] == 1
-    place, rises = made.place()
-    assert rises and place == tuple(first) and made.place(2)[0] == tuple(second)
+    place, why = made.place()
+    assert place == tuple(first) and why == "the channel has a new false positive"
+    assert made.title() == "Moved by 2 mm: 1 new false positives of the channel"
     assert made.heard(place)[CHANNEL] == (0.0, pytest.approx(0.8))
     assert len(made.draw(place).axes) == 6 + 2  # with colour bars
     still = moved_by_hand(case, before, before, monkeypatch)
-    (x, y, z), rises = still.place()
+    (x, y, z), why = still.place()
     change = np.abs(temporal.difference(still.moved) - temporal.difference(case))
-    assert not rises and case.mask[x, y, z] and change[x, y, z] > np.median(change[case.mask])
+    assert why == "the difference image changes most" and case.mask[x, y, z]
+    assert change[x, y, z] > np.median(change[case.mask])
+
+
+def test_the_place_shown_is_one_that_is_counted_as_new(monkeypatch):
+    """The largest rise lies at the rim of a group that stands in place, too; the new ones come first, largest rise first."""
+    case = ball_case(0)
+    free = np.argwhere(case.mask & (case.label == 0))
+    far = free[np.abs(free - np.argwhere(case.label > 0).mean(0)).max(1) > 10]
+    old = far[0]
+    apart = far[np.abs(far - old).max(1) > 8]
+    weak, clear = apart[0], apart[np.abs(apart - apart[0]).max(1) > 4][0]
+    before, after = np.full(case.shape, 0.1, np.float32), np.full(case.shape, 0.1, np.float32)
+    rim = old + [0, 0, 1]
+    before[tuple(old)] = after[tuple(old)] = 0.9
+    after[tuple(rim)] = 0.95
+    before[tuple(weak)], after[tuple(weak)] = 0.48, 0.7
+    after[tuple(clear)] = 0.6
+    made = moved_by_hand(case, before, after, monkeypatch)
+    assert made.counts().loc[CHANNEL, "of these new"] == 2
+    assert made.appeared(CHANNEL) == [tuple(clear), tuple(weak)]
+    assert [made.place(k)[0] for k in (1, 2)] == [tuple(clear), tuple(weak)]
+    third, why = made.place(3)
+    assert why != made.place()[1] and np.abs(np.array(third) - old).sum() > temporal.REACH
 
 
 def test_networks_hear_their_own_prior_moved():
@@ -143,3 +175,73 @@ def test_a_false_positive_is_drawn_with_the_visit_that_settles_it(monkeypatch):
     assert len(figure.axes) == 5 and "number 1 of 2" in said and "a vessel" in said and "0.73" in said
     assert "number 2 of 2" in followup.draw_one(table, 9, "a false positive")[1]
     assert "not run" in followup.draw_one(None, 1, "x")[1] and "none fits" in followup.draw_one(table[:0], 1, "x")[1]
+
+
+def test_a_place_of_the_paper_is_told_from_one_that_does_not_change(monkeypatch):
+    case = ball_case(0)
+    monkeypatch.setattr(followup, "visit_and_next", lambda name: (case, None))
+    for change, words in ((1.5, "as the false positive of the paper's Figure 7, bright"), (-0.3, "not bright there")):
+        monkeypatch.setattr(followup, "difference", lambda case, change=change: np.full(case.shape, change))
+        table = pd.DataFrame([("a", 1, 20, 20, 22, 18)], columns=["case", "what", "peak", *"xyz"])
+        assert words in followup.draw_one(table, 1, "x")[1]
+
+
+def test_a_hidden_metastasis_is_said_to_be_hidden_only_if_it_is(monkeypatch):
+    case = ball_case(0)
+    monkeypatch.setattr(followup, "visit_and_next", lambda name: (case, None))
+    calm = pd.DataFrame(
+        {"case": ["a", "b", "c"], "x": 20, "y": 22, "z": 18, "volume_mm3": 50.0, "ratio": 1.0, "falls": [4, 2, 9],
+         "found_first": [True, True, False], "found_second": [False, True, False]},
+    )  # fmt: skip
+    assert followup.hidden_words(calm).startswith("1 of 3 stable metastases are found")
+    assert "path misses it; its logit, counted from the threshold, changes by -1.00" in followup.draw_hidden(calm, 1)[1]
+    assert "finds it, too" in followup.draw_hidden(calm, 2)[1] and followup.draw_hidden(calm, 9)[1].startswith("b, ")
+    assert followup.hidden_words(calm[1:]).startswith("none of the 2 stable metastases")
+    assert "there is none" in followup.draw_hidden(calm[2:], 1)[1]
+
+
+def test_a_timeline_follows_each_lesion_of_the_patient_with_most_visits():
+    """Patient b has as many visits as c, but more metastases; a has most metastases and one visit."""
+    visits = [("a_v0", "a", 0), *((f"{p}_v{k}", p, 50 * k) for p in "cb" for k in range(2)), ("d_v0", "d", 0)]
+    lesions = [("a_v0", k) for k in range(1, 9)]
+    lesions += [("c_v0", 1), ("c_v1", 1), ("b_v0", 1), ("b_v1", 1), ("b_v1", 2)]
+    top = {("b_v0", 1): 9, ("b_v1", 1): 10, ("b_v1", 2): 11}
+    rows = [("lesion", case, k, 100.0 * k + int(case[-1]), top.get((case, k), 0)) for case, k in lesions]
+    r = SimpleNamespace(
+        visits=pd.DataFrame([(*v, "test") for v in visits], columns=["case", "patient", "days", "split"]),
+        lesions=pd.DataFrame(lesions, columns=["case", "id"]),
+        rows={("run", "test", "prior"): pd.DataFrame(rows, columns=["kind", "case", "id", "volume_mm3", "top"])},
+    )
+    assert followup.most_followed(r) == "b"
+    table = followup.timeline(r, "b", "run", 10)
+    assert table.to_numpy().tolist() == [[0, 1, 100.0, False], [50, 1, 101.0, True], [50, 2, 201.0, True]]
+    axis = followup.draw_timeline(table, "t").axes[0]
+    assert [line.get_markerfacecolor() == "white" and len(line.get_xdata()) for line in axis.lines] == [
+        False,
+        1,
+        False,
+        0,
+    ]
+    with pytest.raises(InputError, match="collect them again"):
+        followup.most_followed(SimpleNamespace(lesions=None))
+
+
+def test_doubling_times_are_those_of_each_interval():
+    table = pd.DataFrame(
+        [
+            (0, 1, 100.0),
+            (50, 1, 200.0),
+            (100, 1, 100.0),
+            (100, 2, 9.0),
+            (0, 3, 80.0),
+            (50, 3, 40.0),
+            (0, 4, 7.0),
+            (50, 4, 7.0),
+        ],
+        columns=["days", "id", "volume_mm3"],
+    )
+    times = followup.doubling(table, exercises_patients.doubling_days)
+    assert list(times) == ["day 0 to 50", "day 50 to 100"]
+    assert times.loc["lesion 1"].tolist() == pytest.approx([50, -50]) and times.loc["lesion 2"].isna().all()
+    assert times.loc["lesion 3", "day 0 to 50"] == pytest.approx(-50) and np.isinf(times.loc["lesion 4", "day 0 to 50"])
+    assert followup.course_words(times) == "0 growing, 1 shrinking, 1 both in turn, 1 seen once"

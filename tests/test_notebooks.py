@@ -100,6 +100,20 @@ def test_notebooks_run_with_other_values(name: str, tmp_path: Path, monkeypatch:
     assert 0.5 < spent < 1.5 * 60 * course.PROFILES["smoke"].minutes  # machines differ by a factor of two
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_the_ends_of_alpha_pass_through_notebook_01(alpha: float) -> None:
+    """The cells of its parameter alone, without those that train or make patients."""
+    code = [c.source for c in source("01_vss_derivation").cells if c.cell_type == "code"]
+    space: dict[str, Any] = {"alpha": alpha, "seed": 1, "forces": exercises.reference("1.3")}
+    exec("\n".join(line for c in code for line in c.splitlines() if re.match("(import|from) ", line)), space)
+    space["display"] = lambda table: None
+    wanted = ("x, y = torch.meshgrid", "vss_board(", "def cost(", "counts = np.arange(11)", "ugly = {", "in ugly.items()")
+    for part in wanted:
+        (cell,) = (c for c in code if part in c)
+        exec(cell, space)
+    assert space["table"].loc["all 0.3 (ties)", "voxels moved"] == {0.0: 250, 1.0: 6}[alpha]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_exercise_left_open_breaks_nothing(name: str, tmp_path: Path) -> None:
     """The student version, as handed out, runs to its end."""
@@ -177,7 +191,7 @@ LINT_FAULTS = {
     "two titles": ("# ## Summary", "# # Summary", "one title of level 1"),
     "a level skipped": ("# ## Summary", "# #### Summary", "skips from level"),
     "no question": ("# **Question.** ", "# Question: ", "**Question.**"),
-    "no reading minutes": ("# - **Reading**: 20 minutes", "# - **Reading**: a while", "how many minutes"),
+    "no reading minutes": ("# - **Reading**: 40 minutes", "# - **Reading**: a while", "how many minutes"),
     "no hardware": ("2 minutes on 2 CPU cores with 4 GB of memory", "2 minutes on a laptop", "how many CPU cores"),
     "no licence line": ("# - **Data**: ", "# - Data: ", "**Data**"),
     "another kernel": ("#     name: python3", "#     name: ir", "kernelspec python3"),
@@ -242,7 +256,7 @@ LINT_FAULTS = {
     ),
     "code after code": ("# %% [markdown]\n# The maps below", "# %%\n# The maps below", "two code cells in a row"),
     "a progress bar": ("level = figures.best_slice(reference)", "for i in tqdm(range(3)): pass", "progress bars"),
-    "no card": ("# **Exercise 0.1 · the tier of a lesion** —", "# **Exercise one** —", "no card"),
+    "no card": ("# **Exercise 0.1 · the tier of a group** —", "# **Exercise one** —", "no card"),
     "a card without a right answer": ("A right answer is one of three words", "It is one of three", "'A right answer'"),
     "card of another exercise": (
         "**Exercise 0.2 · count",

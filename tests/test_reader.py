@@ -8,7 +8,7 @@ import pytest
 from conftest import ball_case
 from test_claims import PATIENTS, collected, rows_of
 
-from dmplus import exercises_patients, reader, scoring
+from dmplus import exercises, exercises_patients, reader, scoring
 from dmplus.matching import label_lesions
 from dmplus.results import Results
 from dmplus.runtime import InputError, rng
@@ -29,7 +29,51 @@ def r(tmp_path_factory):
     )
     lines = [("ensemble", c, k, 1, 50.0, t, p, 0, 0, 0) for c, k, t, p in TIERS]
     pd.DataFrame(lines, columns=["system", "case", *scoring.TIER_COLUMNS]).to_csv(folder / "tiers.csv.gz", index=False)
+    points = [("ensemble", "candidate", "sens", "sens-s0", 25), ("ensemble", "confirmed", "spec", "spec-s0", 40)]
+    table = pd.DataFrame(points, columns=["system", "tier", "source", "run", "level"])
+    table.assign(threshold=LEVELS[table["level"]], validation_fp=[9.0, 0.5]).to_csv(
+        folder / "operating_points.csv", index=False
+    )
     return Results(folder)
+
+
+@pytest.fixture(scope="module")
+def rivals(tmp_path_factory):
+    """Two systems whose intervals overlap, though one has a false candidate more in every volume."""
+    draw = rng(0, "rivals")
+    folder = collected(
+        tmp_path_factory.mktemp("rivals") / "rows", {"sens-s0": ("prior", rows_of(draw, found=22, false=6))}
+    )
+    lines = []
+    for visit in range(24):
+        for system, more in (("ensemble", 0), ("two thresholds on M_sens", 1), ("ensemble at 0.5", 50)):
+            lines.append((system, f"c{visit:02d}", "lesion", 1, 50.0, "candidate", 0.9, 0, 0, 0))
+            false = [(system, f"c{visit:02d}", "fp", 0, 50.0, "candidate", 0.8, 0, 0, 0)]
+            lines += false * (1 + visit // 2 + more)
+    pd.DataFrame(lines, columns=["system", "case", *scoring.TIER_COLUMNS]).to_csv(folder / "tiers.csv.gz", index=False)
+    return Results(folder)
+
+
+def test_systems_are_compared_pairwise_and_not_by_overlap(rivals):
+    table = reader.systems(rivals)["candidates/volume"]
+    own, other = table["ensemble"], table["two thresholds on M_sens"]
+    assert own.value == 7.5 and other.value == 8.5 and own.high > other.low  # the intervals overlap
+    gaps = reader.differences(rivals)
+    assert list(gaps.index) == ["two thresholds on M_sens"]  # 0.5 keeps to no budget: no rival
+    gap = gaps["candidates/volume"].iloc[0]
+    assert gap.low == pytest.approx(-1) and gap.high == pytest.approx(-1)
+    words = reader.differences_in_words(gaps).splitlines()
+    assert words[0] == "found: ensemble the same as two thresholds on M_sens"
+    assert words[3] == "candidates/volume: ensemble below two thresholds on M_sens"
+    assert "not told apart from" in words[2]  # nothing is confirmed
+
+
+def test_the_systems_in_words_name_mask_and_threshold(r, rivals):
+    words = reader.systems_in_words(r)
+    assert words.loc["ensemble", "candidate from"] == f"M_sens ≥ {LEVELS[25]:.5g}"
+    assert words.loc["ensemble", "confirmed, FP/volume"] == "0.5"
+    with pytest.raises(InputError, match="expected operating points"):
+        reader.systems_in_words(rivals)
 
 
 def test_the_load_counts_candidates_and_volumes_without_any(r):
@@ -40,6 +84,8 @@ def test_the_load_counts_candidates_and_volumes_without_any(r):
     candidates = [t for t in TIERS if t[2] == "candidate"]
     by_hand = exercises_patients.review_load([t[2] for t in TIERS], [t[0] for t in TIERS], 24)
     assert table["candidates"].sum() / 24 == by_hand == len(candidates) / 24
+    assert reader.load_in_words(table) == "10 of 12 patients have no candidate, the busiest has 2 a volume"
+    assert reader.load_in_words(table.iloc[:2]) == "Every patient has candidates, the busiest has 2 a volume"
     assert len(reader.draw_load(table.reset_index(), "t").axes[0].patches) == 24
     with pytest.raises(InputError, match="expected a system of"):
         reader.load(r, "other")
@@ -50,14 +96,16 @@ def test_capture_follows_the_falling_peak_within_each_volume(r):
     table = reader.capture(r, "ensemble")
     assert table["captured"].tolist() == pytest.approx([0, 1 / 3, 1, 1])
     assert (table["reviewed"] * 24).tolist() == pytest.approx([0, 3, 5, 6])
-    assert (table["low"] <= table["captured"]).all() and table["high"].iloc[-1] == 1
+    assert (table["seen"] * 24).tolist() == pytest.approx([0, 1, 3, 3])
+    # in random order a look finds 1/3 in c00, 1 in c01, 1/2 in c02
+    assert (table["random"] * 24).tolist() == pytest.approx([0, 1 / 3 + 1 + 1 / 2, 2 / 3 + 2, 3])
+    assert (table["low"] <= table["seen"]).all() and (table["seen"] <= table["high"]).all()
     figure = reader.draw_capture({"ensemble": table}, "t")
-    assert figure.axes[0].get_ylabel() == "share of the true\ncandidates seen"
-
-
-def test_a_table_in_words_keeps_value_and_interval_together():
-    table = pd.DataFrame({"a": [0.5], "a_low": [0.25], "a_high": [0.75]}, index=["x"])
-    assert reader.with_intervals(table, {"a": "A"}).loc["x", "A"] == "0.50 [0.25, 0.75]"
+    assert len(figure.axes[0].lines) == 2  # by peak and at random
+    half = reader.looks(r, "ensemble")  # 1/3 after 3 looks, all after 5: half after 3.5
+    assert half.value * 24 == pytest.approx(3.5) and half.low <= half.value <= half.high
+    at_random = reader.looks(r, "ensemble", random=True)
+    assert at_random.value * 24 == pytest.approx(3 * 1.5 / (1 / 3 + 1 + 1 / 2))
 
 
 def test_calibration_counts_what_stands_at_half(r):
@@ -69,36 +117,73 @@ def test_calibration_counts_what_stands_at_half(r):
     assert table["peak"].is_monotonic_increasing
     assert (table["low"] <= table["true"]).all() and (table["true"] <= table["high"]).all()
     assert len(reader.draw_calibration({"sens": table}, "t").axes[0].containers) == 1
+    gap = reader.calibration_gap(r, "sens-s0", bins=4)
+    assert gap.value == pytest.approx((table["n"] * (table["peak"] - table["true"]).abs()).sum() / table["n"].sum())
+    assert reader.calibration_gap(r, "sens-s0", bins=4, signed=True).value <= gap.value and gap.low <= gap.high
+    assert f"mean gap of {reader.calibration_gap(r, 'sens-s0').value:.2f}" in reader.calibration_in_words(
+        r, {"a": "sens-s0"}
+    )
 
 
-def test_every_error_of_a_level_is_listed(r):
+@pytest.mark.parametrize("side, last", [("left", True), ("right", False)])
+def test_a_peak_on_an_edge_and_on_the_last_one_are_asked_for(side, last, capsys):
+    """Exercise 4.3: bins open at the wrong end do not pass, and the message says so."""
+
+    def answer(peak, true, edges):
+        p, t = np.asarray(peak, float), np.asarray(true, float)
+        which = np.searchsorted(edges, p, side=side) - 1
+        which = np.clip(which, 0, len(edges) - 2) if last else which
+        return float(np.mean([abs(p[which == k].mean() - t[which == k].mean()) for k in which])) if len(p) else np.nan
+
+    assert not exercises.check("4.3", answer)
+    assert ("belongs to the last bin" if last is False else "belongs to the bin above") in capsys.readouterr().out
+
+
+def test_every_error_of_a_system_is_listed_with_what_lies_there(r):
+    table = reader.errors(r, "ensemble")
+    expected = {"missed": 1, "false candidate": 3, "false, confirmed": 1}
+    assert table["kind"].value_counts().to_dict() == expected and table["kind"].iloc[0] == "missed"
+    assert table.iloc[0][["case", "patient", "id"]].tolist() == ["c02", "p1", 1]
+    false = table.iloc[1:]
+    assert (
+        false["peak"].is_monotonic_decreasing
+        and (table["patient"] == table["case"].map({"c00": "p0", "c02": "p1"})).all()
+    )
     rows = r.rows["sens-s0", "test", "prior"]
-    for level in (HALF, 25):
-        table = reader.errors(r, "sens-s0", level)
-        found, missed, false = scoring.counts(rows, level)
-        assert (table["kind"] == "missed").sum() == missed and (table["kind"] == "false").sum() == false
-        assert (table.loc[table["kind"] == "missed", "peak"] < LEVELS[level]).all()
-        assert table.loc[table["kind"] == "missed", "volume_mm3"].is_monotonic_decreasing
-    assert set(table.loc[table["kind"] == "false", "what"]) == {"vessel"}
+    there = set(rows.loc[(rows["kind"] == "fp") & (rows["bottom"] <= 25) & (rows["top"] >= 25), "case"])
+    assert there & {"c00", "c02"}  # all false positives of the rows lie at 0, 0, 0 and are vessels
+    assert false["what"].tolist() == ["vessel" if c in there else "" for c in false["case"]]
+    far = r.tiers.loc[(r.tiers["kind"] == "fp")].assign(x=50.0)
+    assert set(reader._lying_there(r, "ensemble", far)) == {""}
 
 
-def test_the_gallery_filters_pages_and_draws(r):
-    table = reader.errors(r, "sens-s0", 25)
+def test_the_gallery_filters_pages_and_draws():
+    sizes = [400.0, 90.0, 20.0, 5.0, 5.0, 5.0, 5.0, 5.0]
+    lines = [("missed", f"c{k}", "p", k, v, "", 0.1, 5, 5, 5) for k, v in enumerate(sizes)]
+    lines += [("false candidate", f"c{k}", "p", 0, 20.0, ("vessel", "")[k], 0.9, 5, 5, 5) for k in (0, 1)]
+    table = pd.DataFrame(lines, columns=["kind", "case", "patient", "id", "volume_mm3", "what", "peak", "x", "y", "z"])
     gallery = reader.Gallery(table, case=lambda name: ball_case(int(name[1:])), per_page=6)
     gallery.widget()
     c = gallery.controls
     seen = [(c["words"].value, c["picture"].png)]
     c["page"].value = gallery.pages
     seen.append((c["words"].value, c["picture"].png))
-    c["size"].value = "below 0.1 cm³"
+    c["size"].value = "10 to 30 mm³"
     seen.append((c["words"].value, c["picture"].png))
-    assert gallery.page == 0 and (gallery.chosen["volume_mm3"] < 100).all()
+    assert gallery.page == 0 and gallery.chosen["volume_mm3"].tolist() == [20.0]
+    counts = []
+    for size in c["size"].options:
+        c["size"].value = size
+        counts.append(len(gallery.chosen))
+    assert counts == [8, 5, 1, 1, 1]  # every class holds something, and together they hold all
     c["size"].value = "any size"
-    c["kind"].value = "false"
+    c["kind"].value = "false candidate"
     seen.append((c["words"].value, c["picture"].png))
     assert len({w for w, _ in seen}) == len({p for _, p in seen}) == 4
     c["what"].value = "vessel"
-    assert "vessel" in c["words"].value and len(gallery.chosen) == (table["kind"] == "false").sum()
+    assert "vessel" in c["words"].value and len(gallery.chosen) == 1
+    c["kind"].value = "false, confirmed"
+    assert c["words"].value.startswith("0 false groups confirmed")
     empty = reader.Gallery(table.iloc[:0], case=ball_case)
     assert empty.pages == 1 and len(empty.render()) > 500
 
@@ -113,6 +198,8 @@ def test_contours_say_the_dice_of_the_largest_lesions():
     assert table.index.tolist() == [large, small] and table["volume_mm3"].tolist() == sorted(sizes, reverse=True)
     assert table["all"].tolist() == [1, 1] and table.loc[large, "large"] == 1 and np.isnan(table.loc[small, "large"])
     assert reader.dice_of_largest(case, masks, most=1).index.tolist() == [large]
+    assert reader.dice_in_words(table, "all") == "all 1.00"
+    assert reader.dice_in_words(table.assign(none=np.nan), "none") == "none none"
     titles = [a.get_title(loc="left") or a.get_title() for a in reader.contours(case, masks, table).axes]
     assert titles[0].endswith("all 1.00, large 1.00") and titles[1].endswith("all 1.00, large missed")
     empty = dataclasses.replace(case, label=np.zeros_like(case.label))

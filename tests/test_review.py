@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -72,6 +73,64 @@ def test_a_reviewer_who_knows_the_reference_removes_what_is_false(tmp_path):
     review = Review(case, found, tmp_path / "a.csv")
     perfect_review(review)
     assert not review.mask()[found.labels == 3].any() and review.mask()[found.labels == 2].all()
+    score = review.score()
+    assert score.loc["triage, before review", ["found", "false"]].tolist() == [3, 1]
+    assert score.loc["after review", ["found", "false"]].tolist() == [3, 0]
+
+
+def test_the_reference_answers_lesion_by_lesion(tmp_path):
+    case, found = scene(CENTRES)
+    case = dataclasses.replace(case, label=case.label * (found.labels != 3))
+    there = np.where(found.labels == 3, 3, 0).astype(np.uint8)
+    review = Review(case, found, tmp_path / "a.csv")
+    for decision in ("accept", "reject"):
+        review.decide(decision)
+    answers = review.answers(there)
+    assert sorted(answers["in truth"]) == ["choroid plexus", "metastasis", "metastasis"]
+    assert answers.loc[3, "in truth"] == "choroid plexus" and answers["decision"].tolist() == [
+        "accept",
+        "reject",
+        "open",
+    ]
+    for line in answers.iloc[:2].itertuples():
+        assert line.right == ("yes" if (line.decision == "accept") == (line.Index != 3) else "no")
+    assert answers["right"].iloc[2] == "open" and review.answers().loc[3, "in truth"] == "no metastasis"
+
+
+def test_a_review_and_a_reading_start_again_and_keep_what_was(tmp_path):
+    case, found = scene(CENTRES)
+    review = Review(case, found, tmp_path / "d.csv")
+    review.widget()
+    for n, restart in ((1, review.restart), (2, review.controls["again"].click)):
+        review.decide("reject")
+        restart()
+        assert review.position == 0 and (review.table["decision"] == "").all() and not review.path.exists()
+        assert list(pd.read_csv(tmp_path / f"d.old{n}.csv", keep_default_na=False)["decision"])[0] == "reject"
+    reading = Reading(case, found, tmp_path / "m.csv")
+    reading.mark(CENTRES[0])
+    reading.next_pass()
+    reading.widget()
+    reading.controls["again"].click()
+    assert reading.current == 1 and reading.marks() == [] and not reading.controls["further"].disabled
+    assert (tmp_path / "m.old1.csv").is_file() and Reading(case, found, tmp_path / "m.csv").marks() == []
+
+
+def test_marks_of_another_patient_are_refused(tmp_path):
+    case, found = scene(CENTRES)
+    Reading(case, found, tmp_path / "m.csv").mark(CENTRES[0])
+    with pytest.raises(InputError, match="expected the marks of an earlier reading of somebody else"):
+        Reading(dataclasses.replace(case, name="somebody else"), found, tmp_path / "m.csv")
+
+
+def test_the_notebook_reads_before_it_shows_the_triage():
+    """The reading test is worth nothing once the triage, or the reference, is on the page."""
+    text = (Path(__file__).parents[1] / "notebooks" / "04_ensemble_triage.py").read_text(encoding="utf-8")
+    shown = ("reading.widget()", "figures.headline(found)", "figures.lesion_rows(found)", "figures.surface(", "board.widget()",
+             "board.answers(", "reader.contours(")  # fmt: skip
+    places = [text.index(s) for s in shown]
+    assert places == sorted(places)
+    used = text[text.index("found = triage_case(") : places[0]].split("found")[2:]
+    assert [u[:6] for u in used] == [", kept"]  # before it, the triage goes into the reading and nowhere else
 
 
 def test_every_button_of_the_board_answers_in_words_and_picture(tmp_path):
@@ -95,6 +154,8 @@ def test_a_lesion_is_drawn_in_three_planes_now_and_earlier():
     case, found = scene(CENTRES)
     figure = figures.lesion_board(case, found, 2)
     titles = [a.get_title(loc="left") for a in figure.axes]
+    named = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert named == ["candidate", "other lesions", "earlier lesion"]
     assert titles == [f"{p}, {w}" for w in ("now", "earlier") for p in figures.PLANES]
     alone, _ = scene(CENTRES, prior=False)
     assert len(figures.lesion_board(alone, found, 2).axes) == 3
@@ -125,7 +186,10 @@ def test_marks_are_scored_by_the_metrics_of_the_models(tmp_path):
     reading.mark(CENTRES[1])
     again = Reading(case, found, tmp_path / "marks.csv")
     assert again.current == 2 and again.marks(1) == [CENTRES[0], wrong] and again.marks() == list(CENTRES[:2])
-    table = again.score().set_index("who")
+    table = again.score()
+    assert again.change() == "With the triage in view: found 1 → 2; false 1 → 0. Marks were changed."
+    there = np.full(case.shape, 2, np.uint8)
+    assert again.false_marks(there) == "Under the false marks of the first pass lies: sinus or dura (1)."
     assert table.loc["you, alone", ["found", "missed", "false"]].tolist() == [1, 3, 1]
     assert table.loc["you, with triage", ["found", "missed", "false"]].tolist() == [2, 2, 0]
     assert table.loc["models, confirmed", ["found", "missed", "false"]].tolist() == [1, 3, 0]
@@ -138,14 +202,13 @@ def test_marks_are_scored_by_the_metrics_of_the_models(tmp_path):
 def test_a_reading_without_marks_a_case_without_reference_and_a_wrong_file(tmp_path):
     case, found = scene(CENTRES)
     reading = Reading(case, found, tmp_path / "a.csv")
-    line = reading.score().set_index("who").loc["you, alone"]
+    line = reading.score().loc["you, alone"]
+    assert "was not read" in reading.change() and "there are none" in reading.false_marks(None)
     assert (line["found"], line["false"], line["marks"]) == (0, 0, 0)
     with pytest.raises(InputError, match="has no label"):
         Reading(dataclasses.replace(case, label=None), found, tmp_path / "b.csv")
     reading.mark((29, 39, 23))
-    small, other = scene([(5, 5, 5)])
-    Reading(small, other, tmp_path / "a.csv")  # fits
-    (tmp_path / "c.csv").write_text("pass,kind,x,y,z,seconds\n1,begin,-1,-1,-1,0\n1,mark,99,0,0,1\n")
+    (tmp_path / "c.csv").write_text(f"case,pass,kind,x,y,z,seconds\n{case.name},1,mark,99,0,0,1\n")
     with pytest.raises(InputError, match="expected the marks of an earlier reading"):
         Reading(case, found, tmp_path / "c.csv")
 

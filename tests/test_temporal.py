@@ -70,8 +70,12 @@ def test_ratios_are_those_of_false_positives_at_one_sensitivity_in_visits_with_a
     one, base = (r.group(r.seeds(s), prior=True).sum(1).mean(0) for s in ("jvss-0.995-path", "jvss-0.995"))
     at = results.fp_at(claims.EQUAL)
     assert table.loc["path", "ratio"] == pytest.approx(float(at(one) / at(base)))
-    known = temporal.controls(r, "jvss-0.995")
-    assert list(known) == ["path", "path, prior zeroed in test"]  # what was not run is left out
+    known, missing = temporal.controls(r, "jvss-0.995")
+    assert list(known) == ["path", "path, prior zeroed in test"]  # what was not run is left out, and told
+    assert len(missing) == 5 and "channel" in missing and temporal.POSITIVE in missing
+    title, told = temporal.controls_words(r, "jvss-0.995")
+    assert title == "Surely worse than the path: 1 of 1 controls"
+    assert "worse than the path: path, prior zeroed in test." in told and "positive control was not run" in told
     assert table.loc["path", "low"] < table.loc["path", "ratio"] < 0.8 < table.loc["zeroed", "ratio"]
     assert len(temporal.draw_ratios(table.reset_index()).axes[0].containers) == 2
 
@@ -90,9 +94,10 @@ def test_ways_are_the_runs_of_a_stem_and_what_is_missing_is_said_to_be_missing(r
     turned = claims.at_equal(r.group(ways["no prior"]), r.group(ways["path"]))
     assert temporal.effect_words(turned) == "has more false positives"
     table = temporal.yardstick(r, "jvss-0.995")
-    assert table["model"].tolist() == ["no prior, seed 0 alone", "no prior, seed 1 alone"]
-    assert (table["low"] < 1).all() and (table["high"] > 1).all() and "holds" not in set(table["verdict"])
-    assert temporal.yardstick(r, "jvss-0.995-fresh")["model"].tolist()[0] == "no prior, trunk's patients, seed 0 alone"
+    assert table["model"].tolist() == ["no prior, seed 1 / seed 0"]  # one run over another, never over itself
+    one, other = (r.group([f"jvss-0.995-s{k}"], prior=True) for k in (1, 0))
+    assert table.loc[0, "ratio"] == pytest.approx(claims.at_equal(one, other).value)
+    assert temporal.yardstick(r, "jvss-0.995-fresh")["model"][0] == "no prior, trunk's patients, seed 1 / seed 0"
     assert temporal.yardstick(r, "jvss-0.7").empty and temporal.seeds_beside(r, "jvss-0.7") == []
     assert temporal.ratios(r, {"path": (ways["path"], "prior")}, ways["no prior"]).loc[0, "verdict"] == "holds"
     levels = temporal.levels_of(r, ways)
@@ -108,11 +113,18 @@ def test_ways_of_a_stem_whose_rival_has_a_name_of_its_own():
         "no prior": ["a-none-s0"], "path": ["a-path-s0", "a-path-s1"]
     }  # fmt: skip
     there |= {"jvss-0.5-fresh-path-s0", "jvss-0.995-path-s0", "jvss-0.995-fresh-none-s0"}
-    stems = [temporal.stem_of(SimpleNamespace(seeds=seeds), a) for a in (0.5, 0.995)]
-    assert stems == ["jvss-0.5-fresh", "jvss-0.995"]
+    there |= {"jvss-0.5-fresh-none-s0", "jvss-0.5-path-s0", "jvss-0.5-s0", "jvss-0.995-s0", "jvss-0.9-s0"}
+    fake = SimpleNamespace(seeds=seeds, runs=pd.DataFrame({"alpha": [0.5, 0.9, 0.995]}))
+    assert [temporal.stem_of(fake, a) for a in (0.5, 0.995)] == [
+        "jvss-0.5-fresh",
+        "jvss-0.995",
+    ]  # none alone is not enough
+    with pytest.raises(InputError, match="expected 0.5 or 0.995, where networks with a path were trained; got 0.3"):
+        temporal.stem_of(fake, 0.3)
     has = lambda *names: there.issuperset(names)  # noqa: E731
-    beside = [temporal._without(SimpleNamespace(has=has), n) for n in ("a-path-s0", "jvss-0.5-path-s0", "a-channel-s0")]
-    assert beside == ["a-none-s0", None, "a-none-s0"]
+    names = ("a-path-s0", "b-path-s0", "a-channel-s0", "a-path-healthy-s0")
+    beside = [temporal._without(SimpleNamespace(has=has), n) for n in names]
+    assert beside == ["a-none-s0", None, "a-none-s0", "a-none-s0"]
 
 
 def test_a_network_that_does_not_read_its_prior_is_told_from_one_that_does(r):
@@ -128,6 +140,18 @@ def test_a_network_that_does_not_read_its_prior_is_told_from_one_that_does(r):
     assert row["moves"] == pytest.approx(both.std(ddof=0) / 4) and row["moves"] > 0
     words = temporal.reads_in_words(temporal.reads(r)).loc["jvss-0.995-path-s0"]
     assert words["own / another's"] == "not run" and words["fewer than zeroed"] == "holds"
+    healthy = Results.__new__(Results)  # the same rows as a positive control: its own prior is "healthy"
+    healthy.visits, healthy.runs = r.visits, pd.concat([
+        r.runs, *(line.to_frame().T.assign(run="jvss-0.995-path-healthy-s0", second="healthy", second_image=image)
+                  for image, line in zip(("healthy", "zeroed"), (r.runs.iloc[0], r.runs.iloc[0]), strict=True))
+    ], ignore_index=True)  # fmt: skip
+    healthy.rows = r.rows | {
+        ("jvss-0.995-path-healthy-s0", "test", image): r.rows["jvss-0.995-path-s0", "test", own]
+        for image, own in (("healthy", "prior"), ("zeroed", "zeroed"))
+    }
+    both = temporal.reads(healthy)
+    assert both["control"].tolist() == [False, True] and both["zeroed"][1].value == pytest.approx(row["zeroed"].value)
+    assert "(positive control)" in temporal.reads_in_words(both).index[1] and both["no_prior"][1] is not None
     deaf = Results.__new__(Results)
     deaf.runs, deaf.visits = r.runs, r.visits
     name = "jvss-0.995-path-s0"
@@ -197,29 +221,46 @@ def test_what_became_of_each_metastasis_and_who_sees_it(r):
 def test_the_answer_follows_the_rows(r):
     known = with_lesions(r)
     ways = temporal.ways(r, "jvss-0.995")
-    clear = pd.Series({"new": 0.9, "stable": 0.3})
-    said = temporal.answer(known, ways, temporal.reads(r), clear).replace("\n", " ")
-    assert (
-        "Of 48 metastases" in said and "25% are new" in said and "The prior as a path has fewer false positives" in said
+    clear = pd.DataFrame(
+        {"n": [3, 7], "chance": [0.9, 0.3], "low": [0.7, 0.1], "high": [1.0, 0.4]}, index=["new", "stable"]
     )
-    assert (
-        "as a channel was not run." in said and "new changes more than a look-alike in 90%" in said and "holds" in said
-    )
-    assert "Positive control" not in said
-    for second, words in (
-        ("prior", "fewer: holds"),
-        ("zeroed", "fewer: not shown"),
-    ):  # the path's own rows as its control's
-        name, control = "jvss-0.995-path-s0", "jvss-0.995-path-healthy-s0"
+    calm = pd.DataFrame({"found_first": [True, True, False], "found_second": [False, True, False]})
+
+    def said(e):
+        text = temporal.answer(known, ways, temporal.reads(r), e, calm).replace("\n", " ")
+        return text
+
+    text = said(clear)
+    assert "Of 48 metastases" in text and "25% are new" in text and "as a path has fewer false positives" in text
+    assert "as a channel was not run." in text and "The positive control was not run." in text
+    assert "if it is new, in 90% [70%, 100%] of pairs (n = 3); if it is stable, in 30%" in text
+    assert "Of 3 stable metastases 1 are found without prior and missed by the path." in text
+    e = temporal.effect(r, ways)
+    assert f"Up to {1 - e.low:.0%} fewer and up to 0% more are compatible" in text
+    for alpha, printed in ((0.5, 1 / 3), (0.995, 158 / 247)):
+        side = "contains" if e.low <= printed <= e.high else "excludes"
+        assert f"{side} the paper's {printed:.2f} (alpha {alpha:g})" in text
+    assert "In the difference image" not in said(clear[:0])
+    name, control = "jvss-0.995-path-s0", "jvss-0.995-path-healthy-s0"
+    for second, words in (("prior", "so the set-up can learn"), ("zeroed", "it is not shown that the set-up can")):
         known.rows[control, "test", "healthy"] = known.rows[name, "test", second]
         line = known.runs[(known.runs["run"] == name) & (known.runs["second_image"] == second)]
-        known.runs = pd.concat([known.runs, line.assign(run=control, second="healthy", second_image="healthy")])
-        said = temporal.answer(known, ways, temporal.reads(r), clear).replace("\n", " ")
-        assert "every metastasis is new" in said and words in said
-        known.runs = known.runs[known.runs["run"] != control]
+        runs, known.runs = (
+            known.runs,
+            pd.concat([known.runs, line.assign(run=control, second="healthy", second_image="healthy")]),
+        )
+        assert "every metastasis is new" in said(clear) and words in said(clear)
+        known.runs = runs
         known.rows.pop((control, "test", "healthy"))
-    nothing = temporal.answer(known, {}, temporal.reads(r)[:0], clear[:0]).replace("\n", " ")
-    assert "The prior as a path was not run." in nothing and "zeroed" not in nothing
+
+
+def test_the_curve_of_the_exercise_gives_the_ratio_of_the_claims(r):
+    ways = temporal.ways(r, "jvss-0.995")
+    path, none = (temporal.curve(r, ways[way]) for way in ("path", "no prior"))
+    assert (np.diff(path[0]) >= 0).all() and path[0][0] == path[1][0] == 0 and np.isfinite(path[1]).all()
+    ratio = exercises_patients.fp_ratio
+    by_hand = ratio(*path, claims.EQUAL, ratio(*none, claims.EQUAL, 1.0))
+    assert by_hand == pytest.approx(temporal.effect(r, ways).value)
 
 
 def test_a_later_visit_settles_what_has_one_and_a_prior():
@@ -229,20 +270,12 @@ def test_a_later_visit_settles_what_has_one_and_a_prior():
     assert temporal.settled(r, table)["case"].tolist() == ["a_v1"]
 
 
-def test_doubling_times_go_from_the_first_to_the_last_visit():
-    table = pd.DataFrame(
-        [(0, 1, 100.0), (50, 1, 300.0), (100, 1, 400.0), (100, 2, 9.0), (0, 3, 80.0), (50, 3, 40.0)],
-        columns=["days", "id", "volume_mm3"],
-    )
-    assert temporal.doubling(table, exercises_patients.doubling_days) == {1: pytest.approx(50), 3: pytest.approx(-50)}
-
-
 def test_the_paper_beside_and_what_was_not_run():
     assert temporal.paper_ratio(0.995) == pytest.approx(158 / 247) and temporal.paper_ratio(0.5) == pytest.approx(1 / 3)
     assert np.isnan(temporal.paper_ratio(0.9))
     assert "not run: the path" in temporal.draw_not_run("the path").axes[0].texts[0].get_text()
-    ends = temporal.rises(pd.DataFrame({"model": ["a", "a", "b"], "mm": [3, 0, 1], "ratio": [2.0, 1.0, 1.5]}))
-    assert ends == {"a": (1.0, 2.0), "b": (1.5, 1.5)} and "a from 1.0 to 2.0" in temporal.rise_words(ends)
+    assert "1 with the path, 3 without, a ratio of 0.33." in temporal.paper_words(0.5)
+    assert temporal.paper_words(0.995).endswith("a ratio of 0.64; in those with an earlier scan 80 of 180 are gone.")
 
 
 def test_controls_have_their_own_second_image():
@@ -256,7 +289,9 @@ def test_controls_have_their_own_second_image():
         seeds=lambda stem: [n for n, s in sorted(there) if n == f"{stem}-s0" and s == "prior"],
         has=lambda *names, second: all((n, second) in there for n in names),
     )
-    assert temporal.controls(fake, "a") == {
+    known, missing = temporal.controls(fake, "a")
+    assert len(known) + len(missing) == 7
+    assert known == {
         "path": (["a-path-s0"], "prior"),
         "path, another patient's prior in test": (["a-path-s0"], "other"),
         "path trained with another patient's prior": (["a-path-other-s0"], "other"),
@@ -268,6 +303,12 @@ def test_misregistration_visits_and_kinds_each_have_their_rows(r):
     shifted = temporal.by_misregistration(r, {"path": "jvss-0.995-path-s0"}, r.seeds("jvss-0.995"))
     assert shifted["mm"].tolist() == [0, 1, 2, 3]
     assert shifted["ratio"].iloc[0] < shifted["ratio"].iloc[3]
+    title, told = temporal.rise_words(r, {"path": "jvss-0.995-path-s0"}, shifted)
+    ends = (shifted["ratio"].iloc[i] for i in (0, 3))
+    assert title == "From 0 mm to 3 mm: path {:.2f} → {:.2f}".format(*ends) and "(a rise: holds)" in told
+    none = temporal.by_misregistration(r, {"path": "jvss-0.995-path-s1"}, r.seeds("jvss-0.995"))
+    assert none.empty and list(none) == list(shifted)
+    assert temporal.tested(r, "jvss-0.995-s0") == "48 metastases in 12 visits of 12 patients with an earlier scan"
     x, y = temporal.draw_misregistration(shifted).axes[0].containers[0].lines[0].get_data()
     assert y == pytest.approx(shifted["ratio"].to_numpy())
     split = temporal.by_visit(r, {"path": r.seeds("jvss-0.995-path")}, r.seeds("jvss-0.995"))
@@ -315,36 +356,11 @@ def test_a_prior_moves_by_millimetres_and_stays_inside_the_brain():
     assert near.sum() == 33 and near[20, 22, 20] and not near[20, 22, 21]
 
 
-def test_a_timeline_follows_each_lesion_of_the_patient_with_most_visits():
-    """Patient b has as many visits as c, but more metastases; a has most metastases and one visit."""
-    visits = [("a_v0", "a", 0), *((f"{p}_v{k}", p, 50 * k) for p in "cb" for k in range(2)), ("d_v0", "d", 0)]
-    lesions = [("a_v0", k) for k in range(1, 9)]
-    lesions += [("c_v0", 1), ("c_v1", 1), ("b_v0", 1), ("b_v1", 1), ("b_v1", 2)]
-    top = {("b_v0", 1): 9, ("b_v1", 1): 10, ("b_v1", 2): 11}
-    rows = [("lesion", case, k, 100.0 * k + int(case[-1]), top.get((case, k), 0)) for case, k in lesions]
-    r = SimpleNamespace(
-        visits=pd.DataFrame([(*v, "test") for v in visits], columns=["case", "patient", "days", "split"]),
-        lesions=pd.DataFrame(lesions, columns=["case", "id"]),
-        rows={("run", "test", "prior"): pd.DataFrame(rows, columns=["kind", "case", "id", "volume_mm3", "top"])},
-    )
-    assert temporal.most_followed(r) == "b"
-    table = temporal.timeline(r, "b", "run", 10)
-    assert table.to_numpy().tolist() == [[0, 1, 100.0, False], [50, 1, 101.0, True], [50, 2, 201.0, True]]
-    axis = temporal.draw_timeline(table, "t").axes[0]
-    assert [line.get_markerfacecolor() == "white" and len(line.get_xdata()) for line in axis.lines] == [
-        False,
-        1,
-        False,
-        0,
-    ]
-    with pytest.raises(InputError, match="collect them again"):
-        temporal.most_followed(SimpleNamespace(lesions=None))
-
-
 def test_visits_are_drawn_with_their_difference_and_the_next_visit():
     case = ball_case(0)
     assert len(temporal.draw_visits(case, (20, 22, 18)).axes) == 4  # with the colour bar
-    assert len(temporal.draw_visits(case, (20, 22, 18), later=case, circle=5).axes) == 5
+    four = temporal.draw_visits(case, (20, 22, 18), later=case, circle=5)
+    assert len(four.axes) == 5 and four.get_size_inches()[0] * 110 <= 720
 
 
 def test_the_shifter_answers_both_ends_of_its_controls():

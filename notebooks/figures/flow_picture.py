@@ -75,8 +75,8 @@ def draw_flow(who: Subject) -> Figure:
     window = (corners.min(0) + corners.max(0)) // 2, inside
     side = 1.5
     for name, text, top, y in (
-        ("sens", f"{SENS}: large α, {who.alpha[0]:g}", 1.85, 2.35),
-        ("spec", f"{SPEC}: small α, {who.alpha[1]:g}", 3.95, 2.75),
+        ("sens", f"{SENS}: larger α, {who.alpha[0]:g}", 1.85, 2.35),
+        ("spec", f"{SPEC}: smaller α, {who.alpha[1]:g}", 3.95, 2.75),
     ):
         words.text(5.75, top - 0.23, text, **TEXT)
         axes = panel(figure, 5.75, top, side, side)

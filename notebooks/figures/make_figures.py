@@ -79,8 +79,8 @@ def flow_words(who: Subject) -> str:
         f"The flow of dmplus, with pictures of the synthetic patient {who.case.patient}: the current scan at full resolution "
         f"and on grids {' and '.join(map(str, config.low_factors))} times coarser, and the earlier scan, each enter a path "
         f"of {len(config.features)} layers of 3³ (receptive field {config.receptive_field}³); the paths are joined, "
-        "layers of 1³ follow, then a softmax of two classes. Two sets of weights, M_sens (large α = "
-        f"{who.alpha[0]:g}) and M_spec (small α = {who.alpha[1]:g}), give two probability maps. Their union at "
+        "layers of 1³ follow, then a softmax of two classes. Two sets of weights, M_sens (larger α = "
+        f"{who.alpha[0]:g}) and M_spec (smaller α = {who.alpha[1]:g}), give two probability maps. Their union at "
         f"{THRESHOLD} is sorted into {figures.headline(who.found)}, listed in lesions.csv and drawn in triage.png."
     )
 
