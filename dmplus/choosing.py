@@ -40,7 +40,7 @@ class Chooser:
         )
         found = float(results.sensitivity(c, self.level))
         text = (
-            f"{self.name} from {LEVELS[self.level]:.3f} on: on validation {found:.0%} found, {words} false positives a "
+            f"{self.name} from {LEVELS[self.level]:.4f} on: on validation {found:.0%} found, {words} false positives a "
             f"volume{fits}"
         )
         return f"{text}. {self.tested}" if self.tested else f"{text}."

@@ -127,6 +127,27 @@ def orders_in_words(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def moved_in_words(table: pd.DataFrame, one: str, other: str) -> str:
+    """How the precision of :func:`beside_the_paper` goes from one loss to another, ours and the paper's."""
+    precision = {}
+    for loss in (one, other):
+        row = table.loc[next(k for k in table.index if f", {loss} (" in k)]
+        precision[loss] = float(row["precision"].split()[0]), row["paper prec."]
+    (a, paper_a), (b, paper_b) = precision[one], precision[other]
+    return f"from {one} to {other} our precision goes from {a:.2f} to {b:.2f}, the paper's from {paper_a} to {paper_b}"
+
+
+def papers_areas() -> str:
+    """What the paper prints of Figure 6: areas, and precisions at one sensitivity."""
+    text = paper.rows()
+    near = text[text["quantity"] == "precision at sensitivity about 0.88"].set_index("loss")["printed"]
+    return (
+        f"the paper prints areas of {paper.AREA_JVSS} for JVSS and {paper.AREA_SSE} for SSE, by a rule that it does not state;\n"
+        "their difference stands in the column paper: another quantity than ours. Near sensitivity 0.88 it has precision\n"
+        f"{near['JVSS']} for JVSS and {near['SSE']} for SSE"
+    )
+
+
 def in_order(table: pd.DataFrame, column: str) -> str:
     """The losses of :func:`beside_the_paper` by a column, the largest printed number first: "JVSS 0.9 > BCE = JVSS 1"."""
     numbers = table[column].astype(str).str.split().str[0].astype(float).sort_values(ascending=False, kind="stable")
@@ -451,10 +472,22 @@ def gains(r: Results, shown: Mapping[str, str], levels: Mapping[str, int]) -> di
 
 
 def gains_in_words(gain: Mapping[str, Estimate]) -> str:
-    """A title for :func:`gains`: where the gain is largest, and every class where there is a loss."""
+    """A title for :func:`gains`: where the gain is largest, and every class where there is surely a loss."""
     best = max(gain, key=lambda k: gain[k].value)
-    losses = [k for k, e in gain.items() if e.value < 0]
+    losses = [k for k, e in gain.items() if e.high < 0]
     return f"JVSS gains most at {best} cm³" + (f", loses at {' and '.join(losses)} cm³" if losses else "")
+
+
+def misses_in_words(r: Results, shown: Mapping[str, str], levels: Mapping[str, int]) -> str:
+    """How many lesions each run misses at its level, and how many of these are small."""
+    lines = []
+    for label, name in shown.items():
+        counts = [
+            r.group([name], most_mm3=most)[..., levels[label], results.MISSED].sum()
+            for most in (np.inf, results.SMALL_MM3)
+        ]
+        lines.append(f"{label} misses {counts[0]:.0f}, of which {counts[1]:.0f} below {results.SMALL_MM3 / 1000:g} cm³")
+    return "\n".join(lines)
 
 
 def by_size(
@@ -646,8 +679,14 @@ def learning_curve(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivi
     return figure
 
 
+def _claimed(null: str) -> str:
+    """The paper's side of a claim: "0 to " → "above 0"."""
+    low, high = (part.strip() for part in null.split("to"))
+    return f"{low} to {high}" if low and high else f"above {low}" if low else f"below {high}"
+
+
 def verdicts(table: pd.DataFrame, *, of_claims: Sequence[str] | None = None) -> pd.DataFrame:
-    """The claims table in words for a notebook: what the number is, the paper's side, paper, ours with its interval, verdict.
+    """The claims table in words for a notebook: what the number is, what is claimed of it, paper, ours, verdict.
 
     of_claims: only claims that hold one of these texts.
     """
@@ -655,7 +694,7 @@ def verdicts(table: pd.DataFrame, *, of_claims: Sequence[str] | None = None) -> 
     ours = ["" if np.isnan(t.ours) else f"{t.ours:.3g} [{t.low:.3g}, {t.high:.3g}]" for t in chosen.itertuples()]
     paper = ["" if np.isnan(p) else f"{p:.3g}" for p in chosen["paper"]]
     return pd.DataFrame(
-        {"what": [w.split(";")[0] for w in chosen["why"]], "claimed": chosen["null"].str.strip().to_list(), "paper": paper,
+        {"what": [w.split(";")[0] for w in chosen["why"]], "claimed": [_claimed(n) for n in chosen["null"]], "paper": paper,
          "ours": ours, "seeds": chosen["seeds"].to_list(), "verdict": chosen["verdict"].to_list()},
         index=pd.Index(chosen["claim"], name="claim"),
     )  # fmt: skip

@@ -566,7 +566,8 @@ def surface(case: Case, triage: Triage, *, views: Mapping[str, tuple[float, floa
 
     views: title → (azimuth, elevation) in degrees; (180, 0) looks at the face, (180, 90) from above with the face down,
     (270, 0) at the patient's left. Every lesion is drawn over the brain, the nearest in front; each is grown by a voxel, or
-    the small ones could not be seen. Numbers stand in the margins, at the ends of thin lines.
+    the small ones could not be seen. Numbers stand in the margins, at the ends of thin lines; in brackets where a lesion is
+    hidden behind another one.
     """
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Patch
@@ -595,8 +596,10 @@ def surface(case: Case, triage: Triage, *, views: Mapping[str, tuple[float, floa
         for number, name in tier.items():
             own = front == number
             picture[own] = np.array(to_rgb(TIER_LINES[name][0])) * light[own][:, None]
+            words = f"{number} {TIER_SIGNS[name]}".strip()
+            words, own = (words, own) if own.any() else (f"({words})", (labels == number).any(2))
             if own.any():
-                at[f"{number} {TIER_SIGNS[name]}"] = np.argwhere(own).mean(0)[::-1]
+                at[words] = np.argwhere(own).mean(0)[::-1]
         rows, columns = (np.flatnonzero((picture < 1).any((1 - a, 2))) for a in (0, 1))
         axis.imshow(picture, interpolation="bilinear")
         wide = 0.2 * (columns[-1] - columns[0])

@@ -19,6 +19,7 @@ from dmplus.inference import predict_volume
 from dmplus.matching import label_lesions, match_lesions
 from dmplus.network import DeepMedic
 from dmplus.results import RESAMPLES, Results, estimate, over
+from dmplus.review import LIES_THERE
 from dmplus.runtime import InputError, Machine, rng
 from dmplus.scoring import LEVELS
 from dmplus.synthetic import CohortConfig
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 LEAST_VOXELS = 4  #: smaller look-alikes are not measured
+LEAST_LESIONS, LEAST_PATIENTS = 5, 4  #: below these many metastases, or patients with one, there is no interval
 BRIGHT = 1.0  #: mean change of a place, standard deviations, from which on it counts as brighter
 
 
@@ -47,9 +49,10 @@ def visit_and_next(name: str) -> tuple[Case, Case | None]:
     return visits[place], visits[place + 1] if place + 1 < len(visits) else None
 
 
-def draw_one(table: pd.DataFrame | None, rank: int, words: str) -> tuple[Figure, str]:
+def draw_one(table: pd.DataFrame | None, rank: int, words: str, *, beside_paper: bool = False) -> tuple[Figure, str]:
     """A false positive of a table (:func:`dmplus.temporal.false_at`) over its visits: earlier, now, difference, next visit; and
-    what it shows, in words. rank: 1 for the first row; the last one, if there are fewer. None: it was not run.
+    what it shows, in words. rank: 1 for the first row; the last one, if there are fewer. None: it was not run. beside_paper: say
+    whether the place is bright, as the false positive of the paper's Figure 7.
     """
     if table is None or not len(table):
         why = "not run" if table is None else "none fits the rule"
@@ -59,25 +62,26 @@ def draw_one(table: pd.DataFrame | None, rank: int, words: str) -> tuple[Figure,
     centre = tuple(float(v) for v in row[["x", "y", "z"]])
     figure = temporal.draw_visits(case, centre, later=later, circle=6)
     near = temporal.around(case, [round(c) for c in centre])
-    change = float(difference(case)[near].mean())
+    change = difference(case)[near]
     what = temporal.kind_words(int(row["what"]))
     temporal.headed(figure, f"{words[:1].upper()}{words[1:]}: {what}")
-    paper, bright = ("as", "bright there") if change >= BRIGHT else ("unlike", "not bright there")
+    bright = change.mean() >= BRIGHT
+    paper = f": {'as' if bright else 'unlike'} the false positive of the paper's Figure 7, {'' if bright else 'not '}bright there"
     return figure, (
         f"{words} (ring) in {case.name}, number {min(rank, len(table))} of {len(table)}: what lies there is {what}. Its peak "
-        f"was {LEVELS[int(row['peak'])]:.2f}; within 3 voxels the scan changed by {change:+.2f} standard deviations in the "
-        f"mean: {paper} the false positive of the paper's Figure 7, {bright}."
+        f"was {LEVELS[int(row['peak'])]:.2f}; the mean within 3 voxels changed by {change.mean():+.2f} standard deviations, "
+        f"single voxels by up to {np.abs(change).max():.1f}{paper if beside_paper else ''}."
     )
 
 
 def hidden_words(calm: pd.DataFrame) -> str:
     """Of the stable metastases of :func:`dmplus.temporal.two_views`: are there some that the first network finds and the
-    second misses, and which one is shown?"""
-    hidden = int((calm["found_first"] & ~calm["found_second"]).sum())
-    if hidden:
-        return f"{hidden} of {len(calm)} stable metastases are found without prior and missed by the path; they are shown first"
-    return (f"none of the {len(calm)} stable metastases is found without prior and missed by the path; shown is the one whose "
-            "logit falls most among those found without prior")  # fmt: skip
+    second misses, what does that still allow, and which one is shown?"""
+    hidden, said = temporal.hidden_in(calm)
+    shown = (
+        "they are shown first" if hidden else "the one whose logit falls most among those found without prior is shown"
+    )
+    return f"{said}; {shown}"
 
 
 def draw_hidden(calm: pd.DataFrame, rank: int) -> tuple[Figure, str]:
@@ -121,8 +125,8 @@ def last_visit(config: CohortConfig, patient: int) -> Case:
 def changes(config: CohortConfig, patients: Sequence[int]) -> pd.DataFrame:
     """How much each metastasis and each look-alike changes in the difference image of every visit with a prior.
 
-    Columns: case, what (its state in words, or the kind of look-alike), lesion (bool), voxels, change: the largest mean of
-    3 × 3 × 3 voxels of |now − earlier| (standard deviations) within a voxel of it.
+    Columns: case, what (its state in words, or the kind of look-alike, :data:`dmplus.review.LIES_THERE`), lesion (bool),
+    voxels, change: the largest mean of 3 × 3 × 3 voxels of |now − earlier| (standard deviations) within a voxel of it.
     """
     lines: list[tuple[str, str, bool, int, float]] = []
     for index in patients:
@@ -135,9 +139,9 @@ def changes(config: CohortConfig, patients: Sequence[int]) -> pd.DataFrame:
                 for n, s in zip(visit.lesions["lesion"], visit.lesions["state"], strict=True)
             }
             maps = [(visit.numbers.astype(np.int32), words)]
-            for kind, number in synthetic.LOOKALIKES.items():
+            for number in synthetic.LOOKALIKES.values():
                 labels, count = label_lesions(visit.lookalikes == number)
-                maps.append((labels.astype(np.int32), dict.fromkeys(range(1, count + 1), kind)))
+                maps.append((labels.astype(np.int32), dict.fromkeys(range(1, count + 1), LIES_THERE[number])))
             for place, (labels, named) in enumerate(maps):
                 lines += [(visit.case.name, *line) for line in _measured(labels, named, local, lesion=place == 0)]
     return pd.DataFrame(lines, columns=["case", "what", "lesion", "voxels", "change"])
@@ -159,9 +163,10 @@ def clearer(table: pd.DataFrame) -> pd.DataFrame:
     """For each state of a metastasis the chance that it changes more than a look-alike does, both drawn at random (0.5:
     the change says nothing), from the table of :func:`changes`.
 
-    A row per state, columns n (metastases), chance, low, high (95 %, patients resampled). Empty without a look-alike.
+    A row per state, columns n (metastases), patients (that have one), chance, low, high (95 %, patients resampled; NaN below
+    :data:`LEAST_LESIONS` or :data:`LEAST_PATIENTS`). Empty without a look-alike.
     """
-    columns = ["n", "chance", "low", "high"]
+    columns = ["n", "patients", "chance", "low", "high"]
     if table["lesion"].all():
         return pd.DataFrame(columns=columns, dtype=float)
     patient = table["case"].str.replace(r"_v\d+$", "", regex=True)
@@ -176,8 +181,19 @@ def clearer(table: pd.DataFrame) -> pd.DataFrame:
         if pairs.any():
             sums = [np.einsum("dp,pq,dq->d", drawn, each, drawn) for each in (won, pairs)]
             e = estimate(won.sum() / pairs.sum(), over(*sums))
-            lines[state] = (sum(map(len, own)), e.value, e.low, e.high)
+            n, having = sum(map(len, own)), sum(map(bool, map(len, own)))
+            known = n >= LEAST_LESIONS and having >= LEAST_PATIENTS
+            lines[state] = (n, having, e.value, *((e.low, e.high) if known else (np.nan, np.nan)))
     return pd.DataFrame.from_dict(lines, orient="index", columns=columns)
+
+
+def changes_title(clear: pd.DataFrame) -> str:
+    """A title from the table of :func:`clearer`: the lowest chance, of the states that have an interval where any has."""
+    known = clear[clear["low"].notna()] if clear["low"].notna().any() else clear
+    if not len(known):
+        return "What changes, and how much"
+    low = known["chance"].astype(float)
+    return f"A {low.idxmin()} metastasis changes more than a look-alike in {low.min():.0%} of pairs"
 
 
 def draw_changes(table: pd.DataFrame) -> Figure:
@@ -185,7 +201,7 @@ def draw_changes(table: pd.DataFrame) -> Figure:
     line is the median, the grey band holds nine tenths of the look-alikes."""
     figure, axes = figures.new_figure(6.5, 3.8)
     axis = axes[0, 0]
-    known = [*dict.fromkeys(evidence.STATES.values()), *synthetic.LOOKALIKES]
+    known = [*dict.fromkeys(evidence.STATES.values()), *LIES_THERE]
     whats = [w for w in known if (table["what"] == w).any()][::-1]
     others = table.loc[~table["lesion"], "change"]
     if len(others):
@@ -265,12 +281,12 @@ class Moved:
         return pd.DataFrame(lines).T
 
     def title(self) -> str:
-        """'Moved by 2 mm: 2 new false positives of the channel, 0 of the path'."""
+        """'One patient, moved by 2 mm: 2 new false positives of the channel, 0 of the path'."""
         n = [
             f"{len(self.appeared(way))} {'' if k else 'new false positives '}of the {way}"
             for k, way in enumerate(self.before)
         ]
-        return f"Moved by {self.mm:g} mm: {', '.join(n)}"
+        return f"One patient, moved by {self.mm:g} mm: {', '.join(n)}"
 
     def place(self, rank: int = 1) -> tuple[tuple[int, int, int], str]:
         """A voxel outside all metastases, and the rule that chose it, in words; ``rank`` 2 for the next one, and so on.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from dmplus import claims, evidence, experiment, figures, metrics, network, results, scoring
+from dmplus import claims, evidence, experiment, figures, metrics, network, paper, results, scoring
 from dmplus.matching import label_lesions
 from dmplus.results import Estimate, Results
 from dmplus.review import LIES_THERE
@@ -60,10 +60,22 @@ def systems_in_words(r: Results) -> pd.DataFrame:
         lines.setdefault(p.system, {}).update(
             {
                 f"{p.tier} from": f"{SOURCES[p.source]} ≥ {p.threshold:.5g}",
-                f"{p.tier}, FP/volume": f"{p.validation_fp:.1f}",
+                f"{p.tier}, FP/volume on validation": f"{p.validation_fp:.1f}",
             }
         )
     return pd.DataFrame(lines).T.rename_axis("system")
+
+
+def budgets_in_words(r: Results) -> str:
+    """The budgets that the thresholds keep to on validation, and the false positives of the paper's two networks beside them."""
+    ours = r.points.dropna(subset="budget").groupby("tier")["budget"].first()
+    own = paper.table(1).query("network == 'DeepMedic+'").set_index("alpha")["fp"] / paper.VOLUMES
+    sens, spec = own[own.index.max()], own[own.index.min()]
+    return (
+        f"Thresholds were chosen on validation: as sensitive as {ours['candidate']:g} (candidates) and {ours['confirmed']:g} "
+        f"(confirmed) false positives a volume allow.\nThe paper chose none; at 0.5 its M_sens makes {sens:.1f} on the test, "
+        f"its M_spec {spec:.2f}."
+    )
 
 
 def networks_in_words(r: Results) -> str:
@@ -106,17 +118,37 @@ def _measured(r: Results, of: Callable[[results.Statistic, np.ndarray], Estimate
     return pd.DataFrame(lines).T.rename_axis("system")
 
 
-def differences_in_words(table: pd.DataFrame, system: str = "ensemble") -> str:
-    """A line for each measure of :func:`differences`: above, below, the same as, or not told apart from which systems."""
+def differences_in_words(r: Results, table: pd.DataFrame, system: str = "ensemble") -> str:
+    """A line for each rival of :func:`differences`: the tiers that both take from one mask, then each measure's verdict.
+
+    Above, below, the same, or not told apart (the interval of the difference holds 0).
+    """
     lines = []
-    for measure, column in table.items():
-        groups: dict[str, list[str]] = {}
-        for other, e in column.items():
-            same = "the same as" if e.low == e.high == 0 else "not told apart from"
-            groups.setdefault("above" if e.low > 0 else "below" if e.high < 0 else same, []).append(str(other))
-        lines.append(f"{measure}: {system} " + "; ".join(f"{k} {', '.join(v)}" for k, v in groups.items()))
+    for other, row in table.iterrows():
+        groups: dict[str, list[str]] = {"above": [], "below": [], "the same": []}
+        for measure, e in row.items():
+            verdict = "above" if e.low > 0 else "below" if e.high < 0 else "the same" if e.low == e.high else ""
+            if verdict:
+                groups[verdict].append(str(measure))
+        said = [f"{k} in {', '.join(v)}" for k, v in groups.items() if v]
+        rest = len(row) > sum(map(len, groups.values()))
+        said += [f"not told apart in {'all else' if said else 'any'}"] if rest else []
+        lines.append(f"{system} against {other}{_shared(r, system, str(other))}: {'; '.join(said)}")
     n = table.size
     return "\n".join([*lines, f"({n} intervals at 95 %: {0.05 * n:.0f} would leave 0 out by chance alone)"])
+
+
+def _shared(r: Results, *systems: str) -> str:
+    """' (both candidates from M_sens ≥ 0.996)': the tiers that two systems take from one map at one threshold; "" if none."""
+    if r.points is None:
+        return ""
+    own = [r.points[r.points["system"] == s].set_index("tier")[["source", "threshold"]] for s in systems]
+    tiers = [t for t in own[0].index if own[0].loc[t].equals(own[1].loc[t])]
+    return "".join(
+        f" (both {'candidates' if t == 'candidate' else t} from {SOURCES[own[0].loc[t, 'source']]} ≥ "
+        f"{own[0].loc[t, 'threshold']:.5g})"
+        for t in tiers
+    )
 
 
 def load(r: Results, system: str) -> pd.DataFrame:
@@ -257,20 +289,43 @@ def calibration(r: Results, name: str, *, split: str = "test", bins: int = 6) ->
     return pd.DataFrame(lines, columns=["peak", "true", "low", "high", "n"])
 
 
-def calibration_gap(r: Results, name: str, *, split: str = "test", bins: int = 6, signed: bool = False) -> Estimate:
+def calibration_gap(
+    r: Results, name: str, *, minus: str = "", split: str = "test", bins: int = 6, signed: bool = False
+) -> Estimate:
     """Mean over what a run marks of |mean peak − share true| of its bin (:func:`calibration`), interval over patients.
 
-    signed: without the bars, so that too sure is above 0.
+    minus: another run, whose gap is taken off, pairwise over patients. signed: without the bars, so that too sure is above 0.
     """
+    gap = (lambda c: c) if signed else np.abs
+
+    def mean(c: np.ndarray) -> np.ndarray:
+        return results.over(gap(c[..., 0]).sum(-1), c[..., 1].sum(-1))
+
+    own = _gaps(r, name, split, bins)
+    return results.compare(mean, own, _gaps(r, minus, split, bins)) if minus else results.of(mean, own)
+
+
+def _gaps(r: Results, name: str, split: str, bins: int) -> np.ndarray:
+    """(1, patients, bins, 2): peaks minus truths, and groups, of what a run marks."""
     marked = _marked(r, name, split, bins)
     visits = r.visits[r.visits["split"] == split].set_index("case")["patient"]
     patients = np.unique(visits)
-    counts = np.zeros((1, len(patients), bins, 2))  # of each bin: peaks minus truths, and groups
+    counts = np.zeros((1, len(patients), bins, 2))
     at = (0, np.searchsorted(patients, marked["case"].map(visits)), marked["bin"].to_numpy(int))
     np.add.at(counts[..., 0], at, (marked["peak"] - marked["true"]).to_numpy(float))
     np.add.at(counts[..., 1], at, 1)
-    gap = (lambda c: c) if signed else np.abs
-    return results.of(lambda c: results.over(gap(c[..., 0]).sum(-1), c[..., 1].sum(-1)), counts)
+    return counts
+
+
+def nearest_in_words(r: Results, models: Mapping[str, str]) -> str:
+    """Gap of the first model (legend → run), then of each other minus it, and whether 0 lies outside the interval."""
+    (first, base), *others = models.items()
+    lines = [f"mean gap: {first} {evidence.in_words(calibration_gap(r, base))}"]
+    for label, name in others:
+        e = calibration_gap(r, name, minus=base)
+        verdict = "nearer to the truth" if e.high < 0 else "further from the truth" if e.low > 0 else "not told apart"
+        lines.append(f"{label} minus {first}: {evidence.in_words(e)}, {verdict}")
+    return "\n".join(lines)
 
 
 def calibration_in_words(r: Results, models: Mapping[str, str]) -> str:
@@ -468,6 +523,20 @@ def dice_in_words(table: pd.DataFrame, name: str) -> str:
     dice = table[name].dropna()
     return f"{name} " + (
         " to ".join(dict.fromkeys(f"{v:.2f}" for v in (dice.min(), dice.max()))) if len(dice) else "none"
+    )
+
+
+def fits_in_words(case: Case, masks: Mapping[str, np.ndarray], table: pd.DataFrame) -> str:
+    """How much of the lesions of a table of :func:`dice_of_largest` each mask holds, and in how many its Dice is the highest."""
+    own = np.isin(label_lesions(case.label > 0)[0], table.index)  # type: ignore[operator]
+    if not own.any():
+        return "No metastasis here, so no outline to compare."
+    held = ", ".join(f"the outlines of {name} hold {mask[own].mean():.0%}" for name, mask in masks.items())
+    dice = table[list(masks)].fillna(0)
+    best = dice.eq(dice.max(axis=1), axis=0) & (dice > 0)
+    highest = ", ".join(f"{name} in {best[name].sum()}" for name in masks)
+    return (
+        f"Of the reference's volume of these {len(table)}, {held}. Highest Dice of the two: {highest} of {len(table)}."
     )
 
 

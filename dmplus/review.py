@@ -149,17 +149,17 @@ class Review:
         )
 
     def answers(self, lookalikes: np.ndarray | None = None) -> pd.DataFrame:
-        """What the reference says of each lesion reviewed: lesion, peak, decision, in truth, right (or "open").
+        """What the reference says of each lesion accepted or rejected: lesion, peak, decision, in truth, right.
 
         lookalikes: uint8 (X, Y, Z), what lies there in a synthetic scan (``Visit.lookalikes``), to name what is no metastasis.
         """
         lines = []
-        for row in self.table.itertuples():
+        for row in self.table[self.table["decision"].isin(DECISIONS[:2])].itertuples():
             own = self.triage.labels == row.lesion
             true = bool((self.case.label[own] > 0).any())  # type: ignore[index]
-            right = ("yes" if (row.decision == "accept") == true else "no") if row.decision in DECISIONS[:2] else "open"
+            right = "yes" if (row.decision == "accept") == true else "no"
             truth = "metastasis" if true else lies_there(lookalikes, own)
-            lines.append((row.lesion, f"{row.peak_probability:.4f}", row.decision or "open", truth, right))
+            lines.append((row.lesion, f"{row.peak_probability:.4f}", row.decision, truth, right))
         return pd.DataFrame(lines, columns=["lesion", "peak", "decision", "in truth", "right"]).set_index("lesion")
 
     def describe(self) -> str:
@@ -250,7 +250,7 @@ class Reading:
             raise InputError(f"reading: expected a case with its reference; {case.name} has no label; take another")
         self.case, self.triage, self.path, self.who = case, triage, Path(path), who
         self.view = Viewer(case, triage)
-        self.view.panel = "current"
+        self.earlier = False  #: whether the earlier scan is in view, where there is one
         self.view.index = case.shape[2] // 2
         self.rows = [(1, "begin", -1, -1, -1, 0.0)]
         if self.path.is_file():
@@ -323,7 +323,13 @@ class Reading:
 
     def _show(self) -> None:
         self.view.marks = self.marks()
-        self.view.panel = "current" if self.current == 1 else "overlay"
+        own = "current" if self.current == 1 else "overlay"
+        self.view.panel = "prior" if self.earlier and self.case.prior is not None else own
+
+    def look(self, *, earlier: bool) -> None:
+        """Show the earlier scan in place of the current one, without any outline, or the current one again."""
+        self.earlier = earlier
+        self._show()
 
     def mask(self, number: int) -> np.ndarray:
         """(X, Y, Z) bool: balls of ``MARK_MM`` around the marks of a pass."""
@@ -348,9 +354,12 @@ class Reading:
         if self.current < 2:
             return "The second pass, with the triage, was not read."
         before, after = (_score(self.case, {"": self.mask(n)}).iloc[0] for n in (1, 2))
+        first, second = (set(self.marks(n)) for n in (1, 2))
+        changed = f"{figures.count_words(len(second - first), 'mark', 'marks')} added, {len(first - second)} taken away"
         counts = "; ".join(f"{what} {before[what]:.0f} → {after[what]:.0f}" for what in ("found", "false"))
-        same = self.mask(1).tobytes() == self.mask(2).tobytes()
-        return f"With the triage in view: {counts}. " + ("Not one mark was changed." if same else "Marks were changed.")
+        return f"With the triage in view: {changed}; {counts}" + (
+            ", so no score changed." if before.equals(after) else "."
+        )
 
     def false_marks(self, lookalikes: np.ndarray | None) -> str:
         """What lies under the marks of the first pass that touch no metastasis, in words, with how many of each."""
@@ -363,8 +372,9 @@ class Reading:
     def describe(self) -> str:
         """The pass, the number of marks and the slice in view, in words."""
         marks = figures.count_words(len(self.marks()), "mark", "marks")
+        scan = "earlier scan, " if self.view.panel == "prior" else ""
         return (
-            f"{self.case.name}, pass {self.current} ({self.PASSES[self.current - 1]}): {marks}; slice "
+            f"{self.case.name}, pass {self.current} ({self.PASSES[self.current - 1]}): {marks}; {scan}slice "
             f"{self.view.index + 1} of {self.view.slices}"
         )
 
@@ -375,6 +385,8 @@ class Reading:
         slider = ipywidgets.IntSlider(
             self.view.index, 0, self.view.slices - 1, description="Slice", layout={"width": "520px"}
         )
+        scan = ipywidgets.ToggleButtons(options={"Current scan": False, "Earlier scan": True}, value=self.earlier)
+        scan.disabled = self.case.prior is None
         picture = picture_class()(png=self.view.render(), alt=self.describe())
         words = ipywidgets.HTML("Click on what you take for a metastasis; click again to take the mark away.")
         further = ipywidgets.Button(description="Show the triage", disabled=self.current == 2)
@@ -388,6 +400,11 @@ class Reading:
 
         def on_slice(change: Any) -> None:
             self.view.index = change["new"]
+            refresh()
+
+        def on_scan(change: Any) -> None:
+            self.look(earlier=change["new"])
+            words.value = self.describe()
             refresh()
 
         def on_click(change: Any) -> None:
@@ -410,15 +427,16 @@ class Reading:
             refresh()
 
         slider.observe(on_slice, "value")
+        scan.observe(on_scan, "value")
         picture.observe(on_click, "click")
         further.on_click(on_further)
         ask.on_click(on_score)
         again.on_click(on_again)
         self.controls = {
-            "slice": slider, "picture": picture, "words": words, "further": further, "score": ask, "again": again,
+            "slice": slider, "scan": scan, "picture": picture, "words": words, "further": further, "score": ask, "again": again,
             "answer": answer,
         }  # fmt: skip
-        return ipywidgets.VBox([slider, picture, words, ipywidgets.HBox([further, ask, again]), answer])
+        return ipywidgets.VBox([slider, scan, picture, words, ipywidgets.HBox([further, ask, again]), answer])
 
 
 _READING = ("pass", "kind", "x", "y", "z", "seconds")

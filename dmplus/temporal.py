@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from dmplus import claims, evidence, figures, paper, results, triage
 from dmplus.evidence import COLOURS, DASHES, MARKERS
 from dmplus.experiment import SHIFTS_MM
 from dmplus.results import Estimate, Results, compare, of, pooled
+from dmplus.review import LIES_THERE
 from dmplus.runtime import InputError, rng
 from dmplus.volume import Case, zscore
 
@@ -120,12 +122,12 @@ def effect(r: Results, runs: Mapping[str, Sequence[str]], way: str = PATH) -> Es
 #: What a verdict on "fewer false positives" says of a model, in words.
 EFFECTS = {
     "holds": "has fewer false positives", "weak": "may have fewer false positives", "opposite": "has more false positives",
-    "not shown": "shows no gain", "not run": "was not run",
+    "not shown": "is not shown to have fewer false positives", "not run": "was not run",
 }  # fmt: skip
 
 
 def effect_words(e: Estimate | None) -> str:
-    """A ratio of false positives as a verdict in words: 'shows no gain', 'has fewer false positives'."""
+    """A ratio of false positives as a verdict in words: 'has fewer false positives'."""
     return EFFECTS[claims.verdict(e, claims.FEWER)]
 
 
@@ -190,6 +192,41 @@ def seen_by(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     )  # fmt: skip
     counts.index.name = counts.columns.name = None
     return counts.assign(all=counts.sum(axis=1))
+
+
+def state_words(r: Results, table: pd.DataFrame) -> tuple[str, str]:
+    """Second minus first of :func:`two_views` by what became of the metastases: as a title, in numbers of them; and in a
+    sentence, as a difference of sensitivity with its interval, both networks on the same resampled patients."""
+    patient = table["case"].map(r.visits.set_index("case")["patient"])
+    counts, said, apart = [], [], []
+    for state in [s for s in dict.fromkeys(evidence.STATES.values()) if (table["state"] == s).any()]:
+        own = table[table["state"] == state].groupby(patient)[["found_first", "found_second"]].agg(["sum", "size"])
+        first, second = (own[c].to_numpy(float)[None] for c in ("found_first", "found_second"))
+        e = compare(lambda c: results.over(c[..., 0], c[..., 1]), second, first)
+        counts.append(f"{state} {(second - first)[..., 0].sum():+.0f} of {first[..., 1].sum():.0f}")
+        alike = table.loc[table["state"] == state].eval("found_first == found_second").all()  # then no resample differs
+        said.append(f"{state} {'0 (all seen alike)' if alike else evidence.in_words(e)}")
+        apart += [state] if e.low > 0 or e.high < 0 else []
+    return ", ".join(counts), f"{', '.join(said)}; surely apart from 0: {', '.join(apart) or 'none'}"
+
+
+def at_most(hidden: int, of_all: int) -> float:
+    """The largest share that still goes with ``hidden`` of ``of_all`` (one-sided 95 %, exact binomial; NaN of none).
+
+    >>> round(at_most(0, 32), 3) == round(1 - 0.05 ** (1 / 32), 3), at_most(3, 3)
+    (True, 1.0)
+    """
+    if hidden >= of_all:
+        return 1.0 if of_all else np.nan
+    return float(stats.beta.ppf(0.95, hidden + 1, of_all - hidden))
+
+
+def hidden_in(calm: pd.DataFrame) -> tuple[int, str]:
+    """How many of the stable metastases of :func:`two_views` the first network finds and the second misses; and a sentence
+    without its end, with the share that so many still allow."""
+    hidden = int((calm["found_first"] & ~calm["found_second"]).sum())
+    return hidden, (f"{hidden} of {len(calm)} stable metastases are found without prior and missed by the path, which still "
+                    f"allows up to {at_most(hidden, len(calm)):.0%} (95 %, as if each were in a patient of its own)")  # fmt: skip
 
 
 def reads(r: Results) -> pd.DataFrame:
@@ -297,11 +334,16 @@ def seeds_beside(r: Results, stem: str) -> list[str]:
 
 
 def yardstick(r: Results, stem: str) -> pd.DataFrame:
-    """How far a seed alone moves a ratio: :func:`ratios` of each pair of :func:`seeds_beside`; empty without a pair."""
+    """How far a seed alone moves a ratio: :func:`ratios` of each pair of :func:`seeds_beside`, in the order in which it is
+    below 1, as no seed comes first; empty without a pair."""
     runs = seeds_beside(r, stem)
     words = NONE if runs == ways(r, stem).get(NONE) else f"{NONE}, trunk's patients"
-    pairs = itertools.combinations(range(len(runs)), 2)
-    tables = [ratios(r, {f"{words}, seed {b} / seed {a}": ([runs[b]], "prior")}, [runs[a]]) for a, b in pairs]
+    tables = []
+    for pair in itertools.combinations(range(len(runs)), 2):
+        both = [
+            ratios(r, {f"{words}, seed {b} / seed {a}": ([runs[b]], "prior")}, [runs[a]]) for a, b in (pair, pair[::-1])
+        ]
+        tables.append(min(both, key=lambda table: table.loc[0, "ratio"]))
     return pd.concat(tables, ignore_index=True) if tables else ratios(r, {}, [])
 
 
@@ -388,9 +430,12 @@ def by_misregistration(r: Results, names: Mapping[str, str], baseline: Sequence[
     return table[["model", "mm", "ratio", "low", "high"]]
 
 
-def rise_words(r: Results, names: Mapping[str, str], table: pd.DataFrame) -> tuple[str, str]:
-    """The table of :func:`by_misregistration` as a title, and in a sentence: has each model more false positives with the
-    largest displacement than with the smallest?"""
+def rise_words(r: Results, names: Mapping[str, str], table: pd.DataFrame) -> tuple[str, str, str]:
+    """The table of :func:`by_misregistration` as a title; in a sentence: has each model more false positives with the
+    largest displacement than with the smallest? And the verdicts on that of channel and path alone."""
+    rises = dict.fromkeys((CHANNEL, PATH), "not run")
+    if not len(table):
+        return "", "Not run: priors further out of place.", _rises(rises)
     low, high = (f"{f(table['mm']):g} mm" for f in (min, max))
     ends, said = [], []
     for model, own in table.sort_values("mm").groupby("model", sort=False):
@@ -398,10 +443,16 @@ def rise_words(r: Results, names: Mapping[str, str], table: pd.DataFrame) -> tup
         e = claims.at_equal(*(r.group([names[model]], second=s, prior=True) for s in (high, low)))
         verdict = claims.verdict(e, (1.0, np.inf))
         said.append(f"{model} {ratio_words(e)} (a rise: {verdict})")
+        rises[str(model)] = verdict
     return (
         f"From {low} to {high}: {', '.join(ends)}",
         f"False positives at {high} over those at {low}: {'; '.join(said)}.",
+        _rises(rises),
     )
+
+
+def _rises(rises: Mapping[str, str]) -> str:
+    return f"the channel's rise is {rises[CHANNEL]}, the path's {rises[PATH]}"
 
 
 def by_visit(r: Results, names: Mapping[str, Sequence[str]], baseline: Sequence[str]) -> pd.DataFrame:
@@ -418,13 +469,13 @@ def by_visit(r: Results, names: Mapping[str, Sequence[str]], baseline: Sequence[
 def by_kind(r: Results, names: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """False positives per volume by what lies there in visits with a prior, each run at its :func:`level_at`.
 
-    A row per model, a column per kind of look-alike (:data:`dmplus.results.KINDS`).
+    A row per model, a column per kind of look-alike (:data:`dmplus.review.LIES_THERE`).
     """
     volumes = ((r.visits["split"] == "test") & r.visits["with_prior"]).sum()
     lines = {}
     for label, runs in names.items():
         false = pd.concat([false_at(r, name, level_at(r, name), prior=True)["what"] for name in runs])
-        lines[label] = {kind: (false == k).sum() / volumes / len(runs) for k, kind in enumerate(results.KINDS)}
+        lines[label] = {kind: (false == k).sum() / volumes / len(runs) for k, kind in enumerate(LIES_THERE)}
     return pd.DataFrame(lines).T
 
 
@@ -440,19 +491,15 @@ def answer(
             "before with almost the same volume."]  # fmt: skip
     if len(clear):
         ends = clear.loc[[clear["chance"].idxmax(), clear["chance"].idxmin()]]
-        words = [
-            f"{t.Index}, in {t.chance:.0%} [{t.low:.0%}, {t.high:.0%}] of pairs (n = {t.n})" for t in ends.itertuples()
-        ]
-        said.append("In the difference image a metastasis changes more than a look-alike: if it is " + "; if it is ".join(words)
-                    + ".")  # fmt: skip
+        said.append("Share of pairs in which a metastasis changes more than a look-alike in the difference image: "
+                    f"{chance_words(ends)}.")  # fmt: skip
     said += [way_words(r, runs, way) for way in (PATH, CHANNEL)]
     said.append(positive_words(r, runs[PATH][0].rpartition("-path-s")[0]))
     for row in read[(read["run"] == runs[PATH][0]) & read["zeroed"].notna()].itertuples():
         said.append(f"With its prior the path has {ratio_words(row.zeroed)} times the false positives that it has with a "
                     f"zeroed one (a gain by its prior: {claims.verdict(row.zeroed, claims.FEWER)}); the peak of a "
                     f"metastasis moves by {row.moves:.2f} logits.")  # fmt: skip
-    said.append(f"Of {len(calm)} stable metastases {int((calm['found_first'] & ~calm['found_second']).sum())} are found without "
-                "prior and missed by the path.")  # fmt: skip
+    said.append(f"{hidden_in(calm)[1]}.")
     return "\n".join(textwrap.fill(s, 100) for s in said)
 
 
@@ -466,28 +513,40 @@ def way_words(r: Results, runs: Mapping[str, Sequence[str]], way: str) -> str:
              "compatible with these rows.")  # fmt: skip
     if way != PATH:
         return words
-    beside = [(a, paper_ratio(a)) for a in (0.5, 0.995)]
-    sides = [
-        f"{'contains' if e.low <= p <= e.high else 'excludes'} the paper's {p:.2f} (alpha {a:g})" for a, p in beside
-    ]
-    return f"{words} The interval {' and '.join(sides)}."
+    with_path, without = paper_fp(0.995, prior=True)
+    side = "contains" if e.low <= with_path / without <= e.high else "excludes"
+    few = "{:g} against {:g}".format(*paper_fp(0.5))
+    return (f"{words} Beside it, in visits with an earlier scan, the paper has {with_path / without:.2f} (alpha 0.995, "
+            f"{with_path:g} against {without:g} false positives at threshold 0.5): the interval {side} it. For alpha 0.5 it "
+            f"prints all visits alone: {few} false positives, too few to compare with.")  # fmt: skip
 
 
-def paper_ratio(alpha: float) -> float:
-    """The paper's false positives of DeepMedic+ over DeepMedic's with JVSS (Table 1, all volumes); NaN where none is printed."""
-    table = paper.table(1)
+def paper_fp(alpha: float, *, prior: bool = False) -> tuple[float, ...]:
+    """The paper's false positives with JVSS of DeepMedic+ and of DeepMedic: in all volumes, or those with an earlier scan alone;
+    empty where none are printed."""
+    rows, table = paper.rows(), paper.table(1)
+    if prior:
+        gone = rows[(rows["quantity"] == "fewer fp, volumes with a prior") & (rows["alpha"] == alpha)][:1]
+        return tuple(n for t in gone.itertuples() for n in (t.denominator - t.numerator, t.denominator))
     own = table[(table["loss"] == "JVSS") & (table["alpha"] == alpha)].set_index("network")["fp"]
-    return float(own["DeepMedic+"] / own["DeepMedic"]) if {"DeepMedic+", "DeepMedic"} <= {*own.index} else np.nan
+    return tuple(float(own[n]) for n in ("DeepMedic+", "DeepMedic") if n in own)
 
 
 def paper_words(alpha: float) -> str:
-    """What :func:`paper_ratio` is made of, in a sentence, and what is printed of visits with an earlier scan alone."""
-    table, rows = paper.table(1), paper.rows()
-    fp = table[(table["loss"] == "JVSS") & (table["alpha"] == alpha)].set_index("network")["fp"]
-    gone = rows[(rows["quantity"] == "fewer fp, volumes with a prior") & (rows["alpha"] == alpha)][:1]
-    also = [f"; in those with an earlier scan {t.numerator:g} of {t.denominator:g} are gone" for t in gone.itertuples()]
-    return (f"Huang et al., alpha {alpha:g}, threshold 0.5, false positives in all {paper.VOLUMES} volumes: {fp['DeepMedic+']} "
-            f"with the path, {fp['DeepMedic']} without, a ratio of {paper_ratio(alpha):.2f}{''.join(also)}.")  # fmt: skip
+    """:func:`paper_fp` in a sentence, of all volumes and of those with an earlier scan."""
+    asked = {f"in all {paper.VOLUMES} volumes": False, "in those with an earlier scan": True}
+    pairs = {where: paper_fp(alpha, prior=prior) for where, prior in asked.items()}
+    said = [f"{where}: {p[0]:g} with the path, {p[1]:g} without, a ratio of {p[0] / p[1]:.2f}" if len(p) == 2 else
+            f"{where}: not printed" for where, p in pairs.items()]  # fmt: skip
+    return f"Huang et al., alpha {alpha:g}, threshold 0.5, false positives {'; '.join(said)}."
+
+
+def chance_words(clear: pd.DataFrame) -> str:
+    """The table of :func:`dmplus.followup.clearer` in words: 'stable 26% [6%, 43%] (n = 7)'."""
+    return ", ".join(
+        f"{t.Index} {t.chance:.0%} (n = {t.n} in {t.patients} patients: too few for an interval)" if np.isnan(t.low)
+        else f"{t.Index} {t.chance:.0%} [{t.low:.0%}, {t.high:.0%}] (n = {t.n})" for t in clear.itertuples()
+    )  # fmt: skip
 
 
 def settled(r: Results, table: pd.DataFrame) -> pd.DataFrame:
@@ -499,8 +558,9 @@ def settled(r: Results, table: pd.DataFrame) -> pd.DataFrame:
 
 # ------------------------------------------------------------------------------------------------------------ pictures
 def headed(figure: Figure, text: str) -> Figure:
-    """The figure with a title over its whole width, where long names beside the axes leave none above them; returns it."""
-    figure.suptitle(text, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    """The figure with a title over its whole width, where long names beside the axes leave none above them, on as many lines as
+    it needs; returns it."""
+    figure.suptitle(textwrap.fill(text, 70), x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
 
 
@@ -592,9 +652,9 @@ def level_at(r: Results, name: str, *, sensitivity: float = claims.EQUAL) -> int
 
 def kind_words(what: int) -> str:
     """What the generator put at a false positive, in words."""
-    words = {"tissue": "nothing that enhances", "vessel": "a vessel", "sinus": "a venous sinus or the dura",
-             "plexus": "the choroid plexus", "blob": "a persistent blob", "spot": "a persistent round spot"}  # fmt: skip
-    return words[results.KINDS[int(what)]]
+    own = {"tissue": "nothing that enhances", "sinus or dura": "a venous sinus or the dura", "choroid plexus":
+           "the choroid plexus", "elongated spot": "an elongated spot"}  # fmt: skip
+    return own.get(LIES_THERE[int(what)], f"a {LIES_THERE[int(what)]}")
 
 
 def around(case: Case, centre: Sequence[int], *, radius: int = 3) -> np.ndarray:

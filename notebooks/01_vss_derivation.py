@@ -85,16 +85,16 @@ repeats = session.profile.patients  # fresh draws behind every mean of this note
 # | $\epsilon$ | a small number against division by zero | `losses.EPSILON` |
 
 # %%
-x, y = torch.meshgrid(torch.arange(15.0), torch.arange(15.0), indexing="ij")
+across, down = torch.meshgrid(torch.arange(15.0), torch.arange(15.0), indexing="ij")
 
 def bump(at_x: float, at_y: float, width: float, peak: float) -> torch.Tensor:
     """A round spot (15, 15) that falls off like a bell."""
-    return peak * torch.exp(-((x - at_x) ** 2 + (y - at_y) ** 2) / (2 * width**2))
+    return peak * torch.exp(-((across - at_x) ** 2 + (down - at_y) ** 2) / (2 * width**2))
 
 noise = 0.1 * torch.rand(4, 15, 15, generator=torch.Generator().manual_seed(seed))
 spots = [bump(5, 9, 2.2, 0.85), bump(10, 5, 1.1, 0.3), bump(7, 7, 1, 0), bump(9, 4, 1.6, 0.65)]
 prob = (torch.stack(spots) + noise)[..., None]  # (4, 15, 15, 1)
-lesions = [bump(5, 9, 2.2, 1) > 0.5, bump(10, 5, 1.1, 1) > 0.5, x < 0, x < 0]
+lesions = [bump(5, 9, 2.2, 1) > 0.5, bump(10, 5, 1.1, 1) > 0.5, across < 0, across < 0]
 target = torch.stack(lesions).float()[..., None]
 names = ["A: large lesion\nfound", "B: tiny lesion\nfaint", "C: no lesion\nquiet", "D: no lesion\nbright vessel"]
 
@@ -460,7 +460,7 @@ figures.show(
 #
 # Free voxels can all be right at once, so nothing has to be traded. A network cannot: a vessel and a metastasis of
 # the same brightness get the same answer. The smallest network that has to trade is one neuron that sees one voxel's
-# brightness $v$ and answers $p = \sigma(w v + b)$. Lesions are bright on average, look-alikes less, and the two
+# brightness $v$ and answers $p = \sigma(k v + c)$. Lesions are bright on average, look-alikes less, and the two
 # overlap.
 
 # %%
@@ -482,7 +482,7 @@ def crowd(draw: int, n: int = 40, edge: int = 7) -> tuple[torch.Tensor, torch.Te
 def train_neuron(loss, draw: int, steps: int = 200) -> tuple[float, float, float]:
     """Share of lesions found, share of lesion-free segments with an alarm, and Dice, on fresh segments."""
     image, label = crowd(draw)
-    weight = torch.tensor([1.0, -2.0], requires_grad=True)  # w, b
+    weight = torch.tensor([1.0, -2.0], requires_grad=True)  # k, c
     optimizer = torch.optim.Adam([weight], lr=0.1)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -575,7 +575,8 @@ half, once, twice = (by_draw[k] for k in ("0.5 · VSS + BCE, alpha 0.95", "JVSS,
 loudest = np.max([by_draw[k] for k in knob[1:]], axis=0)
 steps = {"weight 0.5 → 1": once - half, "weight 1 → 2": twice - once, "the loudest alpha → weight 2": twice - loudest}
 for name, more in steps.items():
-    print(f"false alarms, {name}: {more.mean():+.3f} (by draw: {', '.join(f'{m:+.3f}' for m in more)})")
+    sure = "one sign in every draw" if (more > 0).all() or (more < 0).all() else "not one sign in every draw"
+    print(f"false alarms, {name}: {more.mean():+.3f} (by draw: {', '.join(f'{m:+.3f}' for m in more)}): {sure}")
 for partner, start, end in (("BCE", "JVSS, alpha 0.5", "JVSS, alpha 0.995"), ("Dice", *list(recipes)[8:10])):
     print(f"false alarms with {partner} beside VSS, alpha 0.5 to 0.995: {alarms[start]:.2f} to {alarms[end]:.2f}")
 fp = paper.rows().query("quantity == 'fp' and loss.str.contains('VSS:BCE')").set_index("loss")["printed"]
@@ -583,11 +584,10 @@ ratios = {"0.5": fp["JVSS, VSS:BCE = 0.5"], "1": printed[0.95], "2": fp["JVSS, V
 print("the paper's false positives, alpha 0.95: " + ", ".join(f"{n} at VSS:BCE {r}" for r, n in ratios.items()))
 
 # %% [markdown]
-# Only a step with one sign in every draw is one that the toy shows. Where the first two are positive, more weight acts
-# like more alpha, as the paper says; where the third is positive, it goes further than any alpha.
-#
-# The paper's own three runs go down and up again. A smooth knob does not; single runs of a training do. Vary one of the
-# two, and repeat.
+# Only a step with one sign in every draw is one that the toy shows. Where the first two have it, more weight acts like
+# more alpha; where the third has it, it goes further than any alpha. The paper says only that another alpha does as well
+# as another weight. Its own three runs go down and up again: half the weight and double the weight both have more false
+# positives. No knob that pushes one way does that; single runs of a training do. Vary one of the two, and repeat.
 #
 # **VSS + Dice** (`losses.jvss(..., segmentation="dice")`) is the paper's other choice; BCE is its "default". Dice is not
 # diluted by the many background voxels as BCE is, so it should leave alpha less room: compare the two ranges above.
@@ -603,12 +603,12 @@ print("the paper's false positives, alpha 0.95: " + ", ".join(f"{n} at VSS:BCE {
 # %%
 pair = (bump(4, 10, 1.6, 1) > 0.5) | (bump(10, 4, 1.6, 1) > 0.5)
 first = bump(4, 10, 1.6, 1) > 0.5
-slab = x > 12
+slab = across > 12
 answers = {"right": pair, "one missed": first, "one missed + slab": first | slab, "all missed + slab": slab}
-label = torch.stack([pair, x < 0]).float()[..., None]
+label = torch.stack([pair, across < 0]).float()[..., None]
 costs = {}
 for name, mask in answers.items():
-    p = torch.stack([mask, x < 0]).float()[..., None] * 0.98 + 0.01
+    p = torch.stack([mask, across < 0]).float()[..., None] * 0.98 + 0.01
     costs[name] = (losses.vss(p, label, alpha=0.5).item(), losses.bce(p, label).item())
 titles = [f"{k}\nVSS {v:.3f}\nBCE {b:.3f}" for k, (v, b) in costs.items()]
 shown = torch.stack(list(answers.values())).float()[..., None].numpy()
@@ -826,7 +826,7 @@ print(torch.tensor([0.9975, 0.9985]).bfloat16().tolist(), "is what bf16 makes of
 display(table.round(3))
 
 # %% [markdown]
-# What to remember:
+# In all of them: every segment of these batches has ties. What to remember:
 #
 # - **Ties share** the gradient equally (`amax`); `max(dim)` would give all of it to whichever voxel comes first. A
 #   constant map, as at the start of a training, is one big tie.
@@ -851,8 +851,8 @@ assert list(table_1["fp"][[1, 4, 5]]) == [718, 22, 18] and list(table_1["mdsc"][
 
 # %% [markdown]
 # > **Recount first** (3 minutes). Take the row with alpha 1. From its found lesions and its false positives, compute the
-# > precision as the paper counts it, to three digits. Is it what the table prints? The text of section III.A prints it,
-# > too: which of the two would you correct?
+# > precision as the paper counts it, to three digits. Is it what the table prints? The text of section III.A prints
+# > 0.275: which of the two would you correct?
 
 # %%
 top = table_1[table_1["alpha"] == 1].iloc[0]
@@ -948,6 +948,8 @@ for name, value in area.items():
 
 # %% [markdown]
 # ## Run it again
+#
+# From the folder of the repository (after `source .venv/bin/activate`; with conda, `conda activate dmplus`):
 #
 # ```bash
 # dmplus run 01 alpha=0.5               # the alpha of the paper's specific model

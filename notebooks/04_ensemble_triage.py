@@ -21,7 +21,8 @@
 # - **Needs**: notebook 02 for operating points; notebook 00 for the tiers.
 # - **Reading**: 60 minutes, exercises included; the reading test takes as long as you like.
 # - **Quick**: 2 minutes on 2 CPU cores with 4 GB of memory.
-# - **GPU**: 10 minutes; the results are the committed ones, the patients shown are whole brains.
+# - **GPU**: 10 minutes on one card with 16 GB (an estimate); the results are the committed ones, the patients shown are whole
+#   brains.
 # - **Data**: committed rows of trainings on the synthetic cohort `synthetic-v1`; patients made here from the ICBM152 2009a
 #   template (notice in `dmplus/assets`); the shipped weights; the printed numbers of Huang et al. 2022; text CC BY 4.0,
 #   code BSD-3.
@@ -54,6 +55,7 @@ out_dir: str = ""  # where results go, empty for runs/04_ensemble_triage and the
 import dataclasses
 
 import numpy as np
+import pandas as pd
 from dmplus import claims, course, evidence, figures, metrics, network, reader, review, synthetic
 from dmplus.triage import triage_case
 from IPython.display import display
@@ -62,12 +64,14 @@ session = course.start("04_ensemble_triage", profile=profile, seed=seed, out_dir
 rows = evidence.shipped()
 table = claims.claims_table(rows)
 cohort = dataclasses.replace(synthetic.COHORTS[session.profile.cohort], seed=seed)
+pd.set_option("display.max_colwidth", None)
 
 # %% [markdown]
 # ## Two networks, two tiers
 #
-# One network cannot both miss little and raise few false alarms. So train it twice. $M_{\text{sens}}$ is meant to miss little:
-# its loss, JVSS (notebook 01), has the larger alpha. $M_{\text{spec}}$ is *meant* to mark only what is true: it has the smaller.
+# At *one* threshold a network cannot both miss little and raise few false alarms. The paper trains it twice; one network with
+# two thresholds is the rival below. $M_{\text{sens}}$ is meant to miss little: its loss, JVSS (notebook 01), has the larger
+# alpha. $M_{\text{spec}}$ is *meant* to mark only what is true: it has the smaller.
 #
 # Mark every voxel that $M_{\text{sens}}$ gives at least $t_{\text{sens}}$, or $M_{\text{spec}}$ at least $t_{\text{spec}}$.
 # Voxels that touch are a **group**; its **peak** is the highest probability inside it (all words: [notation and
@@ -100,12 +104,12 @@ cohort = dataclasses.replace(synthetic.COHORTS[session.profile.cohort], seed=see
 # - **averaged probabilities**: the mean of the two maps, with two thresholds;
 # - **majority of three**: three trainings that differ by their seed, of each voxel the middle probability, with two thresholds.
 #
-# Networks and thresholds were chosen on validation: as sensitive as a budget of false positives a volume allows. "Middle one of
-# three" marks a voxel where two of three do.
+# Networks and thresholds were chosen on validation, within a **budget** of false positives a volume for each tier. The budgets
+# are ours. "Middle one of three" marks a voxel where two of three do.
 
 # %%
 display(reader.systems_in_words(rows))
-print(reader.networks_in_words(rows))
+print(reader.budgets_in_words(rows), reader.networks_in_words(rows), sep="\n")
 
 # %% [markdown]
 # The tables hold for the first pair alone. The second one reviews the patient below.
@@ -125,6 +129,9 @@ print(f"{false:.0%} of what the ensemble confirms is false; at 0.5 it would leav
 display(evidence.verdicts(table, of_claims=["confirmed lesions", "candidates"]))
 
 # %% [markdown]
+# So load and confirmed precision are first of all the budgets. What the networks decide is how much is *found* within them. A
+# stricter budget for *confirmed* would usually be surer, and confirm less.
+#
 # The second table sets the paper's claims beside ours. A verdict says on which side of a claim our interval lies, not how far;
 # the column *seeds* says how many trainings stand behind it.
 #
@@ -136,11 +143,14 @@ display(evidence.verdicts(table, of_claims=["confirmed lesions", "candidates"]))
 # %%
 gaps = reader.differences(rows)
 display(gaps.map(lambda e: evidence.in_words(e, 3)).rename_axis("ensemble minus"))
-print(reader.differences_in_words(gaps))
+print(reader.differences_in_words(rows, gaps))
 
 # %% [markdown]
-# The line *found* answers. *Above* and *below* mean that the interval of the difference leaves out 0. One warning: a system that
-# used less of its budget on validation has fewer candidates for that reason alone (first table of this section).
+# The first two lines answer, for this measure and for the others: is it the *pair* that pays? *Above* and *below* mean that the
+# interval of the difference leaves out 0. Where a line says that both take their candidates from one network at one threshold,
+# the other network decides the tier; *found* then differs only by what it alone marks, and by exactly 0 if that is nothing. One
+# warning: a system that used less of its budget on validation has fewer candidates for that reason alone (first table of this
+# section).
 #
 # ## How much work is left?
 #
@@ -236,7 +246,7 @@ course.check("4.2", captured)
 # %%
 curves = {name: reader.capture(rows, name) for name in ["ensemble", *gaps.index]}
 half = {name: reader.looks(rows, name) for name in curves} | {"random": reader.looks(rows, "ensemble", random=True)}
-title = f"Half of the true candidates: {half['ensemble'].value:.1f} looks by peak, {half['random'].value:.1f} at random"
+title = f"Ensemble: {half['ensemble'].value:.1f} looks for half of the true ones, {half['random'].value:.1f} at random"
 figures.show(
     reader.draw_capture(curves, title),
     f"Figure 2 shows the true candidates seen against the candidates looked at, highest peak first, mean of "
@@ -251,8 +261,8 @@ figures.show(
 #
 # ## What is a peak probability worth?
 #
-# A network says 0.97. Is that 97 in 100? For a loss that rewards the best voxel of a lesion, there is no reason why it should
-# be.
+# A network says 0.97. Is that 97 in 100? BCE asks for that, but voxel by voxel, and on training segments. VSS does not ask.
+# Neither asks it of a group.
 #
 # **Exercise 4.3 · calibration** — difficulty 4 of 5 · importance 3 of 5 · about 10 minutes. Goal: from peaks, truths and
 # the edges of bins, the mean over groups of the gap |mean peak − share true| of their bin. A bin holds its lower edge and not
@@ -307,9 +317,17 @@ figures.show(
     "groups: " + "; ".join(f"{k} {evidence.in_words(gap[k])}, {said[k]['n'].sum()}" for k in said)
     + ". The grey line is a probability that means what it says.",
 )
+print(reader.nearest_in_words(rows, models))
 
 # %% [markdown]
-# So a peak is there to *sort* by. What it means as a number has to be measured, on validation.
+# The first two lines answer for the loss; the others differ in alpha or in the earlier scan too. *Not told apart* would mean
+# that the loss is not what makes a peak too sure.
+#
+# Two things inflate all peaks: a peak is the largest of many voxels, and half of the training segments were centred on a
+# metastasis, as in the paper. And a network that marks more groups has more false ones to be sure of: compare curves, not only
+# gaps.
+#
+# A peak is there to *sort* by. What it means as a number has to be measured, on validation.
 #
 # ## You against the models
 #
@@ -328,12 +346,14 @@ panels = ["current", "prior"] if case.prior is not None else ["current"]
 figure = figures.slices(case, panels=panels, index=case.shape[2] // 2, title=f"{case.name}: where are the metastases?")
 figures.show(
     figure,
-    f"Figure 4 shows the middle one of {case.shape[2]} axial slices of {case.name}, now and earlier. The reading begins here.",
+    f"Figure 4 shows the middle one of {case.shape[2]} axial slices of {case.name}, now"
+    + (" and earlier" if len(panels) > 1 else "") + ". The reading begins here.",
 )
 
 # %% [markdown]
-# Mark what you take for a metastasis: first in the scan alone, then with the triage outlined. Both passes are scored by the
-# metrics that score the networks, against the reference, which you have not seen.
+# Mark what you take for a metastasis: first without help, then with the triage outlined. The networks get the earlier scan, and
+# so do you: *Earlier scan* shows the same slice of it, where there is one. Both passes are scored by the metrics that score the
+# networks, against the reference, which you have not seen.
 #
 # > **Predict first.** What share of the metastases will you find alone? And how many false marks will you make?
 
@@ -353,7 +373,8 @@ else:
     print(reading.change(), reading.false_marks(visit.lookalikes), sep="\n")
 
 # %% [markdown]
-# > **Question.** What did you look at besides brightness: shape, place, the neighbouring slices, the earlier scan?
+# > **Question.** What did you look at besides brightness: shape, place, the neighbouring slices, the earlier scan? Compare what
+# > lies under your false marks.
 #
 # Read to the end before you go on: from here on the triage is shown.
 #
@@ -370,11 +391,12 @@ display(figures.lesion_rows(found).set_index("lesion"))
 # In three dimensions, as in Figure 9 of the paper:
 
 # %%
-size = " × ".join(str(n) for n in case.shape)
+size = " × ".join(f"{n * s:.0f}" for n, s in zip(case.shape, case.spacing, strict=True))
 figures.show(
     figures.surface(case, found),
     f"Figure 5 shows the lesions of {case.name}: {found.counts['confirmed']} confirmed (✓) and {found.counts['candidate']} "
-    f"candidates (?), numbered as in the list. The grey body is the part of the brain in this scan, {size} mm.",
+    "candidates (?), numbered as in the list; a number in brackets belongs to one that is hidden behind another. The grey body "
+    f"is the part of the brain in this scan, {size} mm.",
 )
 
 # %% [markdown]
@@ -402,7 +424,8 @@ if len(board.table):
     one = int(board.table.loc[0, "lesion"])
     figures.show(
         figures.lesion_board(case, found, one),
-        f"Figure 6 shows the candidate with the highest peak, number {one}, outlined: now above, earlier below.",
+        f"Figure 6 shows the candidate with the highest peak, number {one}, outlined: now"
+        + (" above, earlier below." if len(panels) > 1 else "."),
     )
 
 # %% [markdown]
@@ -417,13 +440,15 @@ else:
     print(board.describe())
 
 # %% [markdown]
-# What does the reference say? The next cell answers when every candidate is decided.
+# What does the reference say? The next cell answers for each candidate that you have accepted or rejected, one or all. The
+# score waits until every candidate is decided.
 
 # %%
+display(board.answers(visit.lookalikes))
 if board.done:
-    display(board.answers(visit.lookalikes), board.score())
+    display(board.score())
 else:
-    print("Accept or reject every candidate, then run this cell again.")
+    print("Accept or reject more candidates, then run this cell again: the score comes when none is left.")
 
 # %% [markdown]
 # Review takes away what is false. It cannot bring back what neither network marked.
@@ -441,8 +466,12 @@ figures.show(
     f"Figure 7 shows the {len(largest)} largest metastases of {case.name} with the reference (broad) and the outlines of both "
     "networks, Dice above each. " + ", ".join(f"{name} finds {largest[name].notna().sum()}" for name in masks) + " of them.",
 )
+print(reader.fits_in_words(case, masks, largest))
 
 # %% [markdown]
+# What is handed over is the **union** of both. So where $M_{\text{spec}}$ draws too little, the outline of $M_{\text{sens}}$ is
+# kept (paper, III.B); $M_{\text{spec}}$ only says *confirmed*.
+#
 # ## Every error
 #
 # Numbers say how many; pictures say which. The gallery holds **every** missed metastasis and **every** false group of the
@@ -455,11 +484,12 @@ wrong = reader.errors(rows, "ensemble")
 missed = wrong[wrong["kind"] == "missed"]
 once = missed.drop_duplicates(["patient", "id"])  # a metastasis missed at two visits is one picture
 gallery = reader.Gallery(once, per_page=3)
-small = (once["volume_mm3"] < 100).sum()
+small, shown = (once["volume_mm3"] < 100).sum(), min(gallery.per_page, len(once))
+from_on = rows.points.set_index(["system", "tier"]).loc[("ensemble", "candidate"), "threshold"]
 figures.show(
-    gallery.draw(f"{small} of {len(once)} missed metastases are below 0.1 cm³; the largest"),
-    f"Figure 8 shows the {min(3, len(once))} largest of {len(once)} missed metastases ({len(missed)} misses, visits counted), "
-    "in the circle; reference outlined; peak: the highest probability that M_sens gave it.",
+    gallery.draw(f"{small} of {len(once)} missed metastases are below 0.1 cm³; the {shown} largest"),
+    f"Figure 8 shows the {shown} largest of {len(once)} missed metastases ({len(missed)} misses, visits counted), "
+    f"in the circle; reference outlined; peak: the highest probability that M_sens gave it; marked from {from_on:.4f} on.",
 )
 what = wrong.loc[wrong["kind"] != "missed", "what"].replace("", "not known").value_counts(normalize=True)
 print("false groups by what lies there: " + ", ".join(f"{k} {v:.0%}" for k, v in what.items()))
@@ -477,6 +507,8 @@ else:
 # %% [markdown]
 # ## Run it again
 #
+# From the folder of the repository (after `source .venv/bin/activate`; with conda, `conda activate dmplus`):
+#
 # ```bash
 # dmplus run 04 patient=4               # another patient to review
 # dmplus run 04 patient=4 seed=7        # of another cohort
@@ -489,7 +521,7 @@ else:
 # ## Summary
 #
 # - **Tiers**: confirmed where the specific network reaches its threshold, else candidate. *Confirmed* promises no more than its
-#   precision on patients that nobody chose by.
+#   precision on patients that took no part in any choice.
 # - **Load** is a mean over all volumes, and a distribution over patients.
 # - **Rival systems** are compared by the interval of the difference, at budgets set on validation.
 # - **Order and calibration**: the most suspicious first, against random order as the baseline. A peak need not be a probability.
@@ -499,19 +531,20 @@ else:
 rival = gaps.loc["two thresholds on M_sens"]
 print(f"tiers: {evidence.in_words(ensemble['confirmed that are true'])} of what is confirmed is true\n"
       f"load: {evidence.in_words(ensemble['candidates/volume'], 1)} candidates a volume, {most:.0f} for the busiest patient\n"
-      f"rivals: the share found is {evidence.in_words(rival['found'], 3)} above that of two thresholds on M_sens\n"
+      f"rivals: found minus that of two thresholds on M_sens: {evidence.in_words(rival['found'], 3)}\n"
       f"order: {half['ensemble'].value:.1f} looks for half, {half['random'].value:.1f} at random; "
       f"calibration: a gap of {min(e.value for e in gap.values()):.2f} or more\n"
-      f"review of this patient: false {board.score()['false'].iloc[0]} → {board.score()['false'].iloc[-1]}")
+      f"review of this patient: false {board.score()['false'].iloc[0]} → {board.score()['false'].iloc[-1]}"
+      + ("" if board.done else " (what is not decided counts as rejected)"))
 
 # %% [markdown]
 # ## What could be wrong with this
 #
-# The candidates' load depends on the generator's look-alikes as much as on the networks: a brain with more vessels has more
-# candidates. Thresholds were chosen on few validation volumes: they keep to their budget there, not on every test. The
-# readers here are rules, not people; people tire, learn, and are swayed by an outline (automation bias: Goddard et al.), none
-# of which is measured. Each system was trained once, so the intervals know nothing of another training. And a candidate that
-# is accepted is only as good as the reviewer.
+# The load is the budget that we set. What look-alikes and networks decide is how many metastases that budget buys: in brains
+# with more vessels, fewer. Thresholds were chosen on few validation volumes: they keep to their budget there, not on every
+# test. The readers here are rules, not people; people tire, learn, and are swayed by an outline (automation bias: Goddard et
+# al.), none of which is measured. Each system was trained once, so the intervals know nothing of another training. And a
+# candidate that is accepted is only as good as the reviewer.
 #
 # ## Self-test
 #

@@ -176,8 +176,13 @@ def test_gains_by_size_are_the_differences_of_the_figure_and_losses_are_said(r):
         expected = table.loc[("JVSS", size), "sensitivity"] - table.loc[("BCE", size), "sensitivity"]
         assert e.value == pytest.approx(expected, nan_ok=True)
     made = {k: results.estimate(v, np.array([v])) for k, v in (("a", 0.2), ("b", -0.1), ("c", 0.0))}
+    made["d"] = results.estimate(-0.1, np.array([-0.3, 0.1]))  # may be none
     assert evidence.gains_in_words(made) == "JVSS gains most at a cm³, loses at b cm³"
     assert evidence.gains_in_words({k: made[k] for k in ("a", "c")}) == "JVSS gains most at a cm³"
+    rows = r.rows["bce-s0", "test", "prior"].query("kind == 'lesion' and top < 10")
+    first, second = evidence.misses_in_words(r, shown, levels).splitlines()
+    assert first == f"BCE misses {len(rows)}, of which {(rows['volume_mm3'] < 100).sum()} below 0.1 cm³"
+    assert second.startswith("JVSS misses ")
 
 
 def test_a_rank_beyond_the_list_is_the_last_and_said(r):
@@ -264,6 +269,13 @@ def test_losses_are_put_in_order_by_our_number_or_the_papers():
     assert evidence.in_order(table, "FP/volume") == "JVSS 0.9 > BCE > JVSS 0.5"  # 139.9 above 70.9: numbers, not words
     assert evidence.in_order(table, "paper") == "JVSS 0.5 > BCE > JVSS 0.9"
     assert evidence.in_order(table.iloc[:0], "paper") == ""
+    both = table.assign(
+        precision=["0.03 [0, 1]", "0.02 [0, 1]", "0.1 [0, 1]"], **{"paper prec.": [0.667, 0.197, 0.835]}
+    )
+    assert evidence.moved_in_words(both, "BCE", "JVSS 0.9") == (
+        "from BCE to JVSS 0.9 our precision goes from 0.03 to 0.02, the paper's from 0.667 to 0.197"
+    )
+    assert "0.918 for JVSS and 0.631 for SSE" in evidence.papers_areas()
     assert evidence.in_order(table.assign(same=[0.02, 0.05, 0.02]), "same") == "JVSS 0.9 > BCE = JVSS 0.5"
 
 
@@ -280,7 +292,12 @@ def test_verdicts_in_words_keep_the_rows_asked_for(r):
     assert len(shown) == 3 and set(shown["verdict"]) <= {"holds", "weak", "not shown", "opposite", "not run"}
     ratio = matched(r.group(r.seeds("jvss-0.995")), r.group(r.seeds("bce")))
     assert f"{ratio.value:.3g}" in shown["ours"].iloc[0]
-    assert shown["claimed"].tolist() == ["to 1"] * 3 and shown["what"].iloc[0].startswith("ratio of false positives")
+    assert [evidence._claimed(n) for n in ("0 to ", " to 0", "-0.05 to 0.05")] == [
+        "above 0",
+        "below 0",
+        "-0.05 to 0.05",
+    ]
+    assert shown["claimed"].tolist() == ["below 1"] * 3 and shown["what"].iloc[0].startswith("ratio of false positives")
 
 
 def test_a_lesions_peak_is_read_inside_it_alone():

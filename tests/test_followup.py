@@ -10,6 +10,7 @@ import torch
 from conftest import ball_case
 
 from dmplus import exercises_patients, followup, network, synthetic, temporal
+from dmplus.review import LIES_THERE
 from dmplus.runtime import InputError, Machine
 from dmplus.temporal import CHANNEL, PATH
 
@@ -53,20 +54,29 @@ def test_an_object_changes_by_its_largest_cube_of_three():
     assert followup._measured(labels, {1: None}, local, lesion=True) == []
 
 
-def test_the_chance_of_a_larger_change_is_that_of_all_pairs():
+def test_the_chance_of_a_larger_change_is_that_of_all_pairs(monkeypatch):
     table = pd.DataFrame(
         [("a_0_v1", "new", True, 3.0), ("a_1_v1", "new", True, 0.5), ("a_0_v2", "stable", True, 0.1),
-         ("a_0_v1", "vessel", False, 1.0), ("a_1_v1", "blob", False, 2.0)],
+         ("a_0_v1", "vessel", False, 1.0), ("a_1_v1", "elongated spot", False, 2.0)],
         columns=["case", "what", "lesion", "change"],
     )  # fmt: skip
     clear = followup.clearer(table)
     assert clear["chance"].to_dict() == {"new": 0.5, "stable": 0.0}  # pairs: 2 of 2, 0 of 2; 0 of 2
     assert clear["n"].to_dict() == {"new": 2, "stable": 1}
+    assert clear["patients"].to_dict() == {"new": 2, "stable": 1} and clear[["low", "high"]].isna().all(axis=None)
+    assert followup.changes_title(clear) == "A stable metastasis changes more than a look-alike in 0% of pairs"
+    assert "stable 0% (n = 1 in 1 patients: too few for an interval)" in temporal.chance_words(clear)
+    monkeypatch.setattr(followup, "LEAST_LESIONS", 2)
+    monkeypatch.setattr(followup, "LEAST_PATIENTS", 2)
+    clear = followup.clearer(table)
     assert clear.loc["new", ["low", "high"]].tolist() == [0, 1]  # of patient a_0 alone all pairs are won, of a_1 none
+    assert clear.loc["stable", ["low", "high"]].isna().all() and "A new metastasis" in followup.changes_title(clear)
+    assert temporal.chance_words(clear).startswith("new 50% [0%, 100%] (n = 2), stable 0% (n = 1 in 1")
+    assert followup.changes_title(clear[:0]) == "What changes, and how much"
     assert followup.clearer(table[table["lesion"]]).empty and followup.clearer(table[:0]).empty
     axis = followup.draw_changes(table).axes[0]
     assert [t.get_text() for t in axis.get_yticklabels()] == [
-        "blob (n = 1)", "vessel (n = 1)", "stable metastasis (n = 1)", "new metastasis (n = 2)"
+        "elongated spot (n = 1)", "vessel (n = 1)", "stable metastasis (n = 1)", "new metastasis (n = 2)"
     ]  # fmt: skip
 
 
@@ -77,7 +87,7 @@ def test_changes_of_a_cohort_hold_every_visit_with_a_prior():
     assert set(table["case"]) <= {v.case.name for v in visits if v.case.prior is not None} and len(table)
     lesions = sum(len(v.lesions) for v in visits if v.case.prior is not None)
     assert table["lesion"].sum() == lesions and (table["change"] >= 0).all()
-    assert set(table.loc[~table["lesion"], "what"]) <= set(synthetic.LOOKALIKES)
+    assert set(table.loc[~table["lesion"], "what"]) <= set(LIES_THERE)
 
 
 def test_networks_of_the_nearest_stem_that_has_both(tmp_path, monkeypatch):
@@ -126,7 +136,7 @@ def test_what_appears_as_a_prior_moves_is_counted_and_shown(monkeypatch):
     assert counts["found, in place"] == counts["found, 2 mm"] == 1
     place, why = made.place()
     assert place == tuple(first) and why == "the channel has a new false positive"
-    assert made.title() == "Moved by 2 mm: 1 new false positives of the channel"
+    assert made.title() == "One patient, moved by 2 mm: 1 new false positives of the channel"
     assert made.heard(place)[CHANNEL] == (0.0, pytest.approx(0.8))
     assert len(made.draw(place).axes) == 6 + 2  # with colour bars
     still = moved_by_hand(case, before, before, monkeypatch)
@@ -183,7 +193,9 @@ def test_a_place_of_the_paper_is_told_from_one_that_does_not_change(monkeypatch)
     for change, words in ((1.5, "as the false positive of the paper's Figure 7, bright"), (-0.3, "not bright there")):
         monkeypatch.setattr(followup, "difference", lambda case, change=change: np.full(case.shape, change))
         table = pd.DataFrame([("a", 1, 20, 20, 22, 18)], columns=["case", "what", "peak", *"xyz"])
-        assert words in followup.draw_one(table, 1, "x")[1]
+        assert words in followup.draw_one(table, 1, "x", beside_paper=True)[1]
+        said = followup.draw_one(table, 1, "x")[1]
+        assert "Figure 7" not in said and said.endswith(f"single voxels by up to {abs(change):.1f}.")
 
 
 def test_a_hidden_metastasis_is_said_to_be_hidden_only_if_it_is(monkeypatch):
@@ -193,10 +205,11 @@ def test_a_hidden_metastasis_is_said_to_be_hidden_only_if_it_is(monkeypatch):
         {"case": ["a", "b", "c"], "x": 20, "y": 22, "z": 18, "volume_mm3": 50.0, "ratio": 1.0, "falls": [4, 2, 9],
          "found_first": [True, True, False], "found_second": [False, True, False]},
     )  # fmt: skip
-    assert followup.hidden_words(calm).startswith("1 of 3 stable metastases are found")
+    assert followup.hidden_words(calm).startswith("1 of 3 stable metastases are found without prior")
     assert "path misses it; its logit, counted from the threshold, changes by -1.00" in followup.draw_hidden(calm, 1)[1]
     assert "finds it, too" in followup.draw_hidden(calm, 2)[1] and followup.draw_hidden(calm, 9)[1].startswith("b, ")
-    assert followup.hidden_words(calm[1:]).startswith("none of the 2 stable metastases")
+    none = followup.hidden_words(calm[1:])
+    assert none.startswith("0 of 2 stable metastases") and f"up to {1 - 0.05**0.5:.0%} (95 %" in none
     assert "there is none" in followup.draw_hidden(calm[2:], 1)[1]
 
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import ball_case
 from test_claims import PATIENTS, collected, rows_of
 
-from dmplus import exercises, exercises_patients, reader, scoring
+from dmplus import evidence, exercises, exercises_patients, reader, scoring
 from dmplus.matching import label_lesions
 from dmplus.results import Results
 from dmplus.runtime import InputError, rng
@@ -31,7 +31,7 @@ def r(tmp_path_factory):
     pd.DataFrame(lines, columns=["system", "case", *scoring.TIER_COLUMNS]).to_csv(folder / "tiers.csv.gz", index=False)
     points = [("ensemble", "candidate", "sens", "sens-s0", 25), ("ensemble", "confirmed", "spec", "spec-s0", 40)]
     table = pd.DataFrame(points, columns=["system", "tier", "source", "run", "level"])
-    table.assign(threshold=LEVELS[table["level"]], validation_fp=[9.0, 0.5]).to_csv(
+    table.assign(threshold=LEVELS[table["level"]], validation_fp=[9.0, 0.5], budget=[12.0, 0.75]).to_csv(
         folder / "operating_points.csv", index=False
     )
     return Results(folder)
@@ -62,16 +62,23 @@ def test_systems_are_compared_pairwise_and_not_by_overlap(rivals):
     assert list(gaps.index) == ["two thresholds on M_sens"]  # 0.5 keeps to no budget: no rival
     gap = gaps["candidates/volume"].iloc[0]
     assert gap.low == pytest.approx(-1) and gap.high == pytest.approx(-1)
-    words = reader.differences_in_words(gaps).splitlines()
-    assert words[0] == "found: ensemble the same as two thresholds on M_sens"
-    assert words[3] == "candidates/volume: ensemble below two thresholds on M_sens"
-    assert "not told apart from" in words[2]  # nothing is confirmed
+    words = reader.differences_in_words(rivals, gaps).splitlines()
+    below, same = "candidates/volume, false ones/volume", "found, confirmed, true ones/volume"
+    against = "ensemble against two thresholds on M_sens"
+    assert (
+        words[0] == f"{against}: below in {below}; the same in {same}; not told apart in all else"
+    )  # none is confirmed
+    left = reader.differences_in_words(rivals, gaps[["confirmed that are true"]]).splitlines()
+    assert left[0] == f"{against}: not told apart in any"
 
 
 def test_the_systems_in_words_name_mask_and_threshold(r, rivals):
     words = reader.systems_in_words(r)
     assert words.loc["ensemble", "candidate from"] == f"M_sens ≥ {LEVELS[25]:.5g}"
-    assert words.loc["ensemble", "confirmed, FP/volume"] == "0.5"
+    assert words.loc["ensemble", "confirmed, FP/volume on validation"] == "0.5"
+    budgets = reader.budgets_in_words(r)
+    assert "as sensitive as 12 (candidates) and 0.75 (confirmed)" in budgets  # of the rows, not of the code
+    assert "M_sens makes 1.5" in budgets and "M_spec 0.01" in budgets  # 158 and 1 of Table 1, in 103 volumes
     with pytest.raises(InputError, match="expected operating points"):
         reader.systems_in_words(rivals)
 
@@ -123,6 +130,22 @@ def test_calibration_counts_what_stands_at_half(r):
     assert f"mean gap of {reader.calibration_gap(r, 'sens-s0').value:.2f}" in reader.calibration_in_words(
         r, {"a": "sens-s0"}
     )
+
+
+def test_the_gap_of_a_model_is_set_beside_the_first_one(r):
+    assert reader.calibration_gap(r, "sens-s0", minus="sens-s0").high == 0
+    words = reader.nearest_in_words(r, {"a": "sens-s0", "b": "sens-s0"}).splitlines()
+    assert words == [
+        f"mean gap: a {evidence.in_words(reader.calibration_gap(r, 'sens-s0'))}",
+        "b minus a: 0.00 [0.00, 0.00], not told apart",
+    ]
+
+
+def test_systems_that_share_a_mask_are_named(r):
+    other = r.points.assign(system="other", threshold=r.points["threshold"] * [1, 0.9])
+    points = pd.concat([r.points, other])
+    both = dataclasses.make_dataclass("Rows", ["points"])(points)
+    assert reader._shared(both, "ensemble", "other") == f" (both candidates from M_sens ≥ {LEVELS[25]:.5g})"
 
 
 @pytest.mark.parametrize("side, last", [("left", True), ("right", False)])
@@ -202,6 +225,10 @@ def test_contours_say_the_dice_of_the_largest_lesions():
     assert reader.dice_in_words(table.assign(none=np.nan), "none") == "none none"
     titles = [a.get_title(loc="left") or a.get_title() for a in reader.contours(case, masks, table).axes]
     assert titles[0].endswith("all 1.00, large 1.00") and titles[1].endswith("all 1.00, large missed")
+    fits = reader.fits_in_words(case, masks, table)
+    assert f"the outlines of all hold 100%, the outlines of large hold {sizes[large - 1] / sizes.sum():.0%}" in fits
+    assert fits.endswith("all in 2, large in 1 of 2.")
     empty = dataclasses.replace(case, label=np.zeros_like(case.label))
     nothing = reader.dice_of_largest(empty, masks)
+    assert "No metastasis here" in reader.fits_in_words(empty, masks, nothing)
     assert len(nothing) == 0 and reader.contours(empty, masks, nothing).axes

@@ -1,6 +1,7 @@
 """What the earlier scan adds: differences, false positives removed, misregistration, timelines."""
 
 import dataclasses
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -94,10 +95,12 @@ def test_ways_are_the_runs_of_a_stem_and_what_is_missing_is_said_to_be_missing(r
     turned = claims.at_equal(r.group(ways["no prior"]), r.group(ways["path"]))
     assert temporal.effect_words(turned) == "has more false positives"
     table = temporal.yardstick(r, "jvss-0.995")
-    assert table["model"].tolist() == ["no prior, seed 1 / seed 0"]  # one run over another, never over itself
     one, other = (r.group([f"jvss-0.995-s{k}"], prior=True) for k in (1, 0))
-    assert table.loc[0, "ratio"] == pytest.approx(claims.at_equal(one, other).value)
-    assert temporal.yardstick(r, "jvss-0.995-fresh")["model"][0] == "no prior, trunk's patients, seed 1 / seed 0"
+    ratio = claims.at_equal(one, other).value
+    order = "seed 1 / seed 0" if ratio < 1 else "seed 0 / seed 1"  # the way round in which it is below 1
+    assert table["model"].tolist() == [f"no prior, {order}"]  # one run over another, never over itself
+    assert table.loc[0, "ratio"] == pytest.approx(min(ratio, 1 / ratio))
+    assert temporal.yardstick(r, "jvss-0.995-fresh")["model"][0] == f"no prior, trunk's patients, {order}"
     assert temporal.yardstick(r, "jvss-0.7").empty and temporal.seeds_beside(r, "jvss-0.7") == []
     assert temporal.ratios(r, {"path": (ways["path"], "prior")}, ways["no prior"]).loc[0, "verdict"] == "holds"
     levels = temporal.levels_of(r, ways)
@@ -214,15 +217,31 @@ def test_what_became_of_each_metastasis_and_who_sees_it(r):
         "all",
     ]
     assert counts["only a"].sum() == n and (counts.drop(columns="all").sum(axis=1) == counts["all"]).all()
+    title, told = temporal.state_words(known, seen)
+    net = counts["only b"] - counts["only a"]
+    assert title == ", ".join(f"{s} {net[s]:+.0f} of 12" for s in ("new", "growing", "stable", "shrinking"))
+    assert all(f"{s} {v / 12:.2f} [" in told for s, v in net.items())  # each differs in some metastasis
+    surely = seen.assign(found_first=True, found_second=seen["state"] == "stable")
+    told = temporal.state_words(known, surely)[1]
+    assert told.endswith("apart from 0: new, growing, shrinking") and "stable 0 (all seen alike)" in told
     with pytest.raises(InputError, match="collect them again"):
         temporal.volume_changes(SimpleNamespace(lesions=None))
+
+
+def test_what_a_count_of_hidden_ones_still_allows():
+    assert temporal.at_most(0, 32) == pytest.approx(1 - 0.05 ** (1 / 32))
+    for hidden, n in ((1, 20), (3, 32)):  # at the bound, so few or fewer happen once in twenty
+        p = temporal.at_most(hidden, n)
+        assert sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(hidden + 1)) == pytest.approx(0.05)
+    assert temporal.at_most(4, 4) == 1 and np.isnan(temporal.at_most(0, 0))
 
 
 def test_the_answer_follows_the_rows(r):
     known = with_lesions(r)
     ways = temporal.ways(r, "jvss-0.995")
     clear = pd.DataFrame(
-        {"n": [3, 7], "chance": [0.9, 0.3], "low": [0.7, 0.1], "high": [1.0, 0.4]}, index=["new", "stable"]
+        {"n": [3, 7], "patients": [2, 5], "chance": [0.9, 0.3], "low": [np.nan, 0.1], "high": [np.nan, 0.4]},
+        index=["new", "stable"],
     )
     calm = pd.DataFrame({"found_first": [True, True, False], "found_second": [False, True, False]})
 
@@ -233,14 +252,16 @@ def test_the_answer_follows_the_rows(r):
     text = said(clear)
     assert "Of 48 metastases" in text and "25% are new" in text and "as a path has fewer false positives" in text
     assert "as a channel was not run." in text and "The positive control was not run." in text
-    assert "if it is new, in 90% [70%, 100%] of pairs (n = 3); if it is stable, in 30%" in text
-    assert "Of 3 stable metastases 1 are found without prior and missed by the path." in text
+    assert "new 90% (n = 3 in 2 patients: too few for an interval), stable 30% [10%, 40%] (n = 7)." in text
+    assert (
+        "1 of 3 stable metastases are found without prior and missed by the path, which still allows up to 86%" in text
+    )
     e = temporal.effect(r, ways)
     assert f"Up to {1 - e.low:.0%} fewer and up to 0% more are compatible" in text
-    for alpha, printed in ((0.5, 1 / 3), (0.995, 158 / 247)):
-        side = "contains" if e.low <= printed <= e.high else "excludes"
-        assert f"{side} the paper's {printed:.2f} (alpha {alpha:g})" in text
-    assert "In the difference image" not in said(clear[:0])
+    side = "contains" if e.low <= 100 / 180 <= e.high else "excludes"
+    assert "in visits with an earlier scan, the paper has 0.56 (alpha 0.995, 100 against 180 false" in text
+    assert f"the interval {side} it." in text and "1 against 3 false positives, too few" in text
+    assert "in the difference image" not in said(clear[:0])
     name, control = "jvss-0.995-path-s0", "jvss-0.995-path-healthy-s0"
     for second, words in (("prior", "so the set-up can learn"), ("zeroed", "it is not shown that the set-up can")):
         known.rows[control, "test", "healthy"] = known.rows[name, "test", second]
@@ -271,11 +292,12 @@ def test_a_later_visit_settles_what_has_one_and_a_prior():
 
 
 def test_the_paper_beside_and_what_was_not_run():
-    assert temporal.paper_ratio(0.995) == pytest.approx(158 / 247) and temporal.paper_ratio(0.5) == pytest.approx(1 / 3)
-    assert np.isnan(temporal.paper_ratio(0.9))
+    assert temporal.paper_fp(0.995) == (158, 247) and temporal.paper_fp(0.5) == (1, 3)
+    assert temporal.paper_fp(0.995, prior=True) == (100, 180) and temporal.paper_fp(0.5, prior=True) == ()
     assert "not run: the path" in temporal.draw_not_run("the path").axes[0].texts[0].get_text()
-    assert "1 with the path, 3 without, a ratio of 0.33." in temporal.paper_words(0.5)
-    assert temporal.paper_words(0.995).endswith("a ratio of 0.64; in those with an earlier scan 80 of 180 are gone.")
+    said = temporal.paper_words(0.5)
+    assert "1 with the path, 3 without, a ratio of 0.33; " in said and said.endswith("earlier scan: not printed.")
+    assert temporal.paper_words(0.995).endswith("earlier scan: 100 with the path, 180 without, a ratio of 0.56.")
 
 
 def test_controls_have_their_own_second_image():
@@ -303,11 +325,13 @@ def test_misregistration_visits_and_kinds_each_have_their_rows(r):
     shifted = temporal.by_misregistration(r, {"path": "jvss-0.995-path-s0"}, r.seeds("jvss-0.995"))
     assert shifted["mm"].tolist() == [0, 1, 2, 3]
     assert shifted["ratio"].iloc[0] < shifted["ratio"].iloc[3]
-    title, told = temporal.rise_words(r, {"path": "jvss-0.995-path-s0"}, shifted)
+    title, told, rises = temporal.rise_words(r, {"path": "jvss-0.995-path-s0"}, shifted)
+    assert rises == "the channel's rise is not run, the path's holds"
     ends = (shifted["ratio"].iloc[i] for i in (0, 3))
     assert title == "From 0 mm to 3 mm: path {:.2f} → {:.2f}".format(*ends) and "(a rise: holds)" in told
     none = temporal.by_misregistration(r, {"path": "jvss-0.995-path-s1"}, r.seeds("jvss-0.995"))
     assert none.empty and list(none) == list(shifted)
+    assert temporal.rise_words(r, {}, none)[1].startswith("Not run")
     assert temporal.tested(r, "jvss-0.995-s0") == "48 metastases in 12 visits of 12 patients with an earlier scan"
     x, y = temporal.draw_misregistration(shifted).axes[0].containers[0].lines[0].get_data()
     assert y == pytest.approx(shifted["ratio"].to_numpy())
