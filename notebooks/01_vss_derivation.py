@@ -85,16 +85,16 @@ repeats = session.profile.patients  # fresh draws behind every mean of this note
 # | $\epsilon$ | a small number against division by zero | `losses.EPSILON` |
 
 # %%
-across, down = torch.meshgrid(torch.arange(15.0), torch.arange(15.0), indexing="ij")
+at_i, at_j = torch.meshgrid(torch.arange(15.0), torch.arange(15.0), indexing="ij")
 
 def bump(at_x: float, at_y: float, width: float, peak: float) -> torch.Tensor:
     """A round spot (15, 15) that falls off like a bell."""
-    return peak * torch.exp(-((across - at_x) ** 2 + (down - at_y) ** 2) / (2 * width**2))
+    return peak * torch.exp(-((at_i - at_x) ** 2 + (at_j - at_y) ** 2) / (2 * width**2))
 
 noise = 0.1 * torch.rand(4, 15, 15, generator=torch.Generator().manual_seed(seed))
 spots = [bump(5, 9, 2.2, 0.85), bump(10, 5, 1.1, 0.3), bump(7, 7, 1, 0), bump(9, 4, 1.6, 0.65)]
 prob = (torch.stack(spots) + noise)[..., None]  # (4, 15, 15, 1)
-lesions = [bump(5, 9, 2.2, 1) > 0.5, bump(10, 5, 1.1, 1) > 0.5, across < 0, across < 0]
+lesions = [bump(5, 9, 2.2, 1) > 0.5, bump(10, 5, 1.1, 1) > 0.5, at_i < 0, at_i < 0]
 target = torch.stack(lesions).float()[..., None]
 names = ["A: large lesion\nfound", "B: tiny lesion\nfaint", "C: no lesion\nquiet", "D: no lesion\nbright vessel"]
 
@@ -603,12 +603,12 @@ print("the paper's false positives, alpha 0.95: " + ", ".join(f"{n} at VSS:BCE {
 # %%
 pair = (bump(4, 10, 1.6, 1) > 0.5) | (bump(10, 4, 1.6, 1) > 0.5)
 first = bump(4, 10, 1.6, 1) > 0.5
-slab = across > 12
+slab = at_i > 12
 answers = {"right": pair, "one missed": first, "one missed + slab": first | slab, "all missed + slab": slab}
-label = torch.stack([pair, across < 0]).float()[..., None]
+label = torch.stack([pair, at_i < 0]).float()[..., None]
 costs = {}
 for name, mask in answers.items():
-    p = torch.stack([mask, across < 0]).float()[..., None] * 0.98 + 0.01
+    p = torch.stack([mask, at_i < 0]).float()[..., None] * 0.98 + 0.01
     costs[name] = (losses.vss(p, label, alpha=0.5).item(), losses.bce(p, label).item())
 titles = [f"{k}\nVSS {v:.3f}\nBCE {b:.3f}" for k, (v, b) in costs.items()]
 shown = torch.stack(list(answers.values())).float()[..., None].numpy()
