@@ -367,7 +367,7 @@ def over_alpha(
     run whose threshold is moved, drawn as a grey line. Left the whole square, right the part where the points lie, precision
     on a logarithmic axis, with the largest and the smallest alpha of each curve.
     """
-    figure, axes = figures.new_figure(7.0, 3.7, columns=2)
+    figure, axes = figures.new_figure(6.5, 3.7, columns=2)
     reached = []
     for axis, close in ((axes[0, 0], False), (axes[0, 1], True)):
         if moved is not None:
@@ -603,7 +603,7 @@ def draw_maps(
 
     A map is coloured from 0.05 on; what reaches its threshold is outlined. Voxels are those of the case.
     """
-    figure, axes = figures.new_figure(2.3 * (len(maps) + 1), 3.5, columns=len(maps) + 1)
+    figure, axes = figures.new_figure(2.15 * (len(maps) + 1), 3.35, columns=len(maps) + 1)
     x, y, z = (round(float(c)) for c in centre)
     image = None
     with figures.style():

@@ -188,12 +188,9 @@ def clearer(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def changes_title(clear: pd.DataFrame) -> str:
-    """A title from the table of :func:`clearer`: the lowest chance, of the states that have an interval where any has."""
-    known = clear[clear["low"].notna()] if clear["low"].notna().any() else clear
-    if not len(known):
-        return "What changes, and how much"
-    low = known["chance"].astype(float)
-    return f"A {low.idxmin()} metastasis changes more than a look-alike in {low.min():.0%} of pairs"
+    """A title from the table of :func:`clearer`: the chances of new and of stable metastases, where there are any."""
+    said = [f"{state} {clear.loc[state, 'chance']:.0%}" for state in ("new", "stable") if state in clear.index]
+    return f"More change than in a look-alike: {', '.join(said)} of pairs" if said else "What changes, and how much"
 
 
 def draw_changes(table: pd.DataFrame) -> Figure:
