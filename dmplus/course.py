@@ -73,7 +73,7 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(name="smoke", network="smoke", cohort="smoke", patients=2, steps=4, minutes=0.8),
-    "quick": Profile(name="quick", network="quick", cohort="quick", patients=3, steps=30, minutes=2.5),
+    "quick": Profile(name="quick", network="quick", cohort="quick", patients=3, steps=20, minutes=2.5),
     "gpu": Profile(name="gpu", network="paper", cohort="gpu", patients=10, steps=2000, minutes=20.0),
 }
 

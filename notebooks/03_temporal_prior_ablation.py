@@ -20,7 +20,7 @@
 #
 # - **Needs**: notebook 02 for comparing at equal sensitivity.
 # - **Reading**: 50 minutes, exercises included.
-# - **Quick**: 2 minutes on 2 CPU cores with 4 GB of memory.
+# - **Quick**: 2.5 minutes on 2 CPU cores with 4 GB of memory.
 # - **GPU**: 15 minutes on one card with 16 GB (an estimate); the results are the committed ones, the patients followed live
 #   are whole brains.
 # - **Data**: committed rows of trainings on the synthetic cohort `synthetic-v1`, one per lesion and per false positive;
