@@ -107,7 +107,14 @@ def test_the_ends_of_alpha_pass_through_notebook_01(alpha: float) -> None:
     space: dict[str, Any] = {"alpha": alpha, "seed": 1, "forces": exercises.reference("1.3")}
     exec("\n".join(line for c in code for line in c.splitlines() if re.match("(import|from) ", line)), space)
     space["display"] = lambda table: None
-    wanted = ("= torch.meshgrid(torch.arange(15.0)", "vss_board(", "def cost(", "counts = np.arange(11)", "ugly = {", "in ugly.items()")
+    wanted = (
+        "= torch.meshgrid(torch.arange(15.0)",
+        "vss_board(",
+        "def cost(",
+        "counts = np.arange(11)",
+        "ugly = {",
+        "in ugly.items()",
+    )
     for part in wanted:
         (cell,) = (c for c in code if part in c)
         exec(cell, space)
