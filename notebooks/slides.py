@@ -102,7 +102,8 @@ def render(name: str, out: Path, *, offline: bool = False) -> Path:
         "<style>.reveal { font-size: 24px } .reveal h1 { font-size: 1.9em } .reveal h2 { font-size: 1.5em }"
         " .reveal img { max-height: 64vh }"
         " .reveal pre { font: 0.75em sans-serif !important; white-space: pre-wrap !important; word-break: normal !important }"
-        " .reveal table { font-size: 0.8em } summary { cursor: pointer }</style></head>"
+        " .reveal table { font-size: 0.66em; line-height: 1.15 } .reveal td, .reveal th { padding: 0.2em 0.5em }"
+        " summary { cursor: pointer }</style></head>"
     )
     out.mkdir(parents=True, exist_ok=True)
     target = out / f"{name}.slides.html"
