@@ -182,7 +182,7 @@ def worst_against_best(r: Results, equal: pd.DataFrame, own: str) -> tuple[float
 
     The most, the fewest with its name in words, and most / fewest with the interval over the same patients.
     """
-    stems = {label: stem for stem, label in (("jvss", "JVSS"), ("sse+bce", "SSE + BCE"), ("sse", "SSE"))}
+    stems = {"JVSS": "jvss", "SSE + BCE": "sse+bce", "SSE": "sse"}
     known = {(k, a): e.value for k in equal.index for a, e in equal.loc[k, "each"].items() if not np.isnan(e.value)}
     worst = max((at for at in known if at[0] == own), key=known.__getitem__)
     best = min((at for at in known if at[0] != own), key=known.__getitem__)
@@ -218,11 +218,10 @@ def ahead_at_budgets(
 ) -> str:
     """In words, at which budgets a group is surely ahead of ``against`` (or behind): where the interval excludes 0."""
     both = {label: pooled(r.group(names)) for label, names in groups.items()}
+    rival = both.pop(against)
     lines = []
-    for label in both:
-        if label == against:
-            continue
-        gains = {b: _gain_at(b, both[label], both[against]) for b in budgets}
+    for label, counts in both.items():
+        gains = {b: _gain_at(b, counts, rival) for b in budgets}
         ahead = [f"{b:g}" for b, e in gains.items() if e.low > 0]
         behind = [f"{b:g}" for b, e in gains.items() if e.high < 0]
         words = [f"{w} at {', '.join(at)}" for w, at in (("ahead", ahead), ("behind", behind)) if at]
@@ -643,9 +642,9 @@ def watched_in_words(before: Mapping[str, float] | None, after: Mapping[str, flo
     def words(at: Mapping[str, float]) -> str:
         return f"{at['val_sensitivity']:.0%} found and {at['val_fp_per_volume']:.0f} false positives"
 
-    start = "From scratch" if before is None else f"{words(before)} before"
-    return f"One unseen patient at 0.5: {start}, {words(after)} after." if before is not None else (
-        f"{start}; one unseen patient at 0.5: {words(after)}.")  # fmt: skip
+    if before is None:
+        return f"From scratch; one unseen patient at 0.5: {words(after)}."
+    return f"One unseen patient at 0.5: {words(before)} before, {words(after)} after."
 
 
 def steadier(history: pd.DataFrame) -> str:
