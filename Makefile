@@ -29,7 +29,7 @@ course: $(READY)
 	$(BIN)/python -m dmplus.course run --profile $(PROFILE)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-browser: $(READY)
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || \
