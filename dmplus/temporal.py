@@ -116,7 +116,7 @@ def effect(r: Results, runs: Mapping[str, Sequence[str]], way: str = PATH) -> Es
     prior; None: not run."""
     if not {way, NONE} <= runs.keys():
         return None
-    return claims.at_equal(*(r.group(runs[k], prior=True) for k in (way, NONE)))
+    return claims.at_equal(r.group(runs[way], prior=True), r.group(alike(runs[NONE], runs[way]), prior=True))
 
 
 #: What a verdict on "fewer false positives" says of a model, in words.
@@ -313,15 +313,25 @@ def only_in_first(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 def ratios(r: Results, names: Mapping[str, tuple[Sequence[str], str]], baseline: Sequence[str]) -> pd.DataFrame:
     """False positives at sensitivity :data:`dmplus.claims.EQUAL` over those of ``baseline``, visits with a prior.
 
-    names: legend → (runs, second image that they are scored with). Columns: model, ratio, low, high, seeds, verdict (on
-    "fewer", :func:`dmplus.claims.verdict`).
+    names: legend → (runs, second image that they are scored with), each over the runs of ``baseline`` with its own seeds
+    (:func:`alike`). Columns: model, ratio, low, high, seeds, verdict (on "fewer", :func:`dmplus.claims.verdict`).
     """
-    base = pooled(r.group(baseline, prior=True)) if names else None
     lines = []
     for label, (runs, second) in names.items():
-        e = compare(results.fp_at(claims.EQUAL), r.group(runs, second=second, prior=True), base, ratio=True)
+        e = claims.at_equal(r.group(runs, second=second, prior=True), r.group(alike(baseline, runs), prior=True))
         lines.append((label, e.value, e.low, e.high, len(runs), claims.verdict(e, claims.FEWER)))
     return pd.DataFrame(lines, columns=["model", "ratio", "low", "high", "seeds", "verdict"])
+
+
+def alike(baseline: Sequence[str], runs: Sequence[str]) -> Sequence[str]:
+    """The runs of ``baseline`` that have the seed of one of ``runs``, as a lucky seed of one side alone would pass for an
+    effect; all, if none has.
+
+    >>> alike(["bce-s0", "bce-s1"], ["path-s1"]), alike(["bce-s0"], ["path-s1"])
+    (['bce-s1'], ['bce-s0'])
+    """
+    seeds = {name.rpartition("-s")[2] for name in runs}
+    return [name for name in baseline if name.rpartition("-s")[2] in seeds] or baseline
 
 
 def seeds_beside(r: Results, stem: str) -> list[str]:
@@ -366,16 +376,16 @@ POSITIVE = "positive control: no metastasis before"  #: in :func:`controls`
 
 
 def controls(r: Results, stem: str) -> tuple[dict[str, tuple[Sequence[str], str]], list[str]]:
-    """For :func:`ratios`: the prior path of a stem ("jvss-0.995"), its controls and the channel; and the labels of those
-    that were not run."""
+    """For :func:`ratios`: the prior path of a stem ("jvss-0.995"), its controls and the channel, all of the seed of the
+    controls, 0; and the labels of those that were not run."""
     path = f"{stem}-path"
     asked = {
-        PATH: (r.seeds(path), "prior"),
+        PATH: (r.seeds(path)[:1], "prior"),
         "path, prior zeroed in test": ([f"{path}-s0"], "zeroed"),
         "path, another patient's prior in test": ([f"{path}-s0"], "other"),
         "path trained with another patient's prior": ([f"{path}-other-s0"], "other"),
         "second path trained with the current scan": ([f"{path}-current-s0"], "current"),
-        CHANNEL: (r.seeds(f"{stem}-channel"), "prior"),
+        CHANNEL: (r.seeds(f"{stem}-channel")[:1], "prior"),
         POSITIVE: ([f"{path}-healthy-s0"], "healthy"),
     }
     there = {label: (runs, second) for label, (runs, second) in asked.items() if runs and r.has(*runs, second=second)}
@@ -386,7 +396,7 @@ def controls_words(r: Results, stem: str) -> tuple[str, str]:
     """A title and sentences: which controls have surely more false positives than the path of the same seed (the interval
     of the ratio lies above 1), and whether the positive control has fewer than no prior."""
     asked, _ = controls(r, stem)
-    beside = ratios(r, {k: v for k, v in asked.items() if k not in (PATH, CHANNEL, POSITIVE)}, asked[PATH][0][:1])
+    beside = ratios(r, {k: v for k, v in asked.items() if k not in (PATH, CHANNEL, POSITIVE)}, asked[PATH][0])
     worse = beside.loc[beside["verdict"] == "opposite", "model"]
     said = [f"Over the path's own false positives: {row_words(beside) or 'no control was run'}.",
             f"Surely worse than the path: {', '.join(worse) or 'none'}.", positive_words(r, stem)]  # fmt: skip
@@ -398,7 +408,7 @@ def positive_words(r: Results, stem: str) -> str:
     control = f"{stem}-path-healthy-s0"
     if not r.has(control):
         return "The positive control was not run."
-    e = claims.at_equal(r.group([control], prior=True), r.group(ways(r, stem)[NONE], prior=True))
+    e = claims.at_equal(r.group([control], prior=True), r.group(ways(r, stem)[NONE][:1], prior=True))
     shown = "the set-up can learn to read a prior" if claims.verdict(e, claims.FEWER) == "holds" else (
         "it is not shown that the set-up can learn to read a prior")  # fmt: skip
     return f"Positive control, where every metastasis is new: {ratio_words(e)} times those without prior, so {shown}."
@@ -459,9 +469,8 @@ def by_visit(r: Results, names: Mapping[str, Sequence[str]], baseline: Sequence[
     """The ratio of :func:`ratios` among visits with a prior and among those without: columns model, visits, ratio, low, high."""
     lines = []
     for words, prior in (("with a prior", True), ("without a prior", False)):
-        base = pooled(r.group(baseline, prior=prior))
         for label, runs in names.items():
-            e = compare(results.fp_at(claims.EQUAL), r.group(runs, prior=prior), base, ratio=True)
+            e = claims.at_equal(r.group(runs, prior=prior), r.group(alike(baseline, runs), prior=prior))
             lines.append((label, words, e.value, e.low, e.high))
     return pd.DataFrame(lines, columns=["model", "visits", "ratio", "low", "high"])
 

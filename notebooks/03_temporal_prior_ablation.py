@@ -379,8 +379,8 @@ controls = temporal.ratios(rows, asked, ways["no prior"])
 title, told = temporal.controls_words(rows, stem)
 figures.show(
     temporal.headed(temporal.draw_ratios(controls), title),
-    f"Figure 5 shows false positives relative to no prior at sensitivity {claims.EQUAL:g}, with 95 % intervals: {tested}. "
-    f"{temporal.row_words(controls)}. Not run: {', '.join(missing) or 'nothing'}.",
+    f"Figure 5 shows false positives relative to no prior at sensitivity {claims.EQUAL:g}, one seed each, with 95 % intervals: "
+    f"{tested}. {temporal.row_words(controls)}. Not run: {', '.join(missing) or 'nothing'}.",
 )
 print(told)
 

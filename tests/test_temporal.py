@@ -71,8 +71,16 @@ def test_ratios_are_those_of_false_positives_at_one_sensitivity_in_visits_with_a
     one, base = (r.group(r.seeds(s), prior=True).sum(1).mean(0) for s in ("jvss-0.995-path", "jvss-0.995"))
     at = results.fp_at(claims.EQUAL)
     assert table.loc["path", "ratio"] == pytest.approx(float(at(one) / at(base)))
+    zeroed, first = (r.group([n], second=s, prior=True).sum(1).mean(0)
+                     for n, s in (("jvss-0.995-path-s0", "zeroed"), ("jvss-0.995-s0", "prior")))  # fmt: skip
+    assert table.loc["zeroed", "ratio"] == pytest.approx(float(at(zeroed) / at(first)))  # seed beside seed
+    assert at(first) != at(base)
+    single = temporal.effect(r, {"no prior": r.seeds("jvss-0.995"), "path": ["jvss-0.995-path-s1"]})
+    by_seed = [r.group([n], prior=True).sum(1).mean(0) for n in ("jvss-0.995-path-s1", "jvss-0.995-s1")]
+    assert single.value == pytest.approx(float(at(by_seed[0]) / at(by_seed[1])))
     known, missing = temporal.controls(r, "jvss-0.995")
     assert list(known) == ["path", "path, prior zeroed in test"]  # what was not run is left out, and told
+    assert all(runs == ["jvss-0.995-path-s0"] for runs, _ in known.values())  # controls were run with one seed
     assert len(missing) == 5 and "channel" in missing and temporal.POSITIVE in missing
     title, told = temporal.controls_words(r, "jvss-0.995")
     assert title == "Surely worse than the path: 1 of 1 controls"
