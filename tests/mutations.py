@@ -473,8 +473,17 @@ FAULTS = (
         "priors are compared in all visits",
         "temporal",
         (
-            "base = pooled(r.group(baseline, prior=True)) if names else None",
-            "base = pooled(r.group(baseline)) if names else None",
+            "r.group(runs, second=second, prior=True), r.group(alike(baseline, runs), prior=True)",
+            "r.group(runs, second=second), r.group(alike(baseline, runs))",
+        ),
+        tests="test_temporal.py",
+    ),
+    fault(
+        "a control of one seed stands over all seeds",
+        "temporal",
+        (
+            "second=second, prior=True), r.group(alike(baseline, runs), prior",
+            "second=second, prior=True), r.group(baseline, prior",
         ),
         tests="test_temporal.py",
     ),
