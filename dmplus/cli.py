@@ -165,7 +165,8 @@ what comes out, in the folder given with -o:
             """Train and score the runs of one or more sets of the paper's experiments: alpha (Table 1, upper part), weights
 and segments (section IV), sse (Figure 6), prior (Table 1, lower part, with controls), triage (the ensemble and its
 rivals), unet (Table 2, needs dmplus[experiments]), length (1,000 to 300,000 segments: hours), control (permuted labels),
-scratch. Everything is resumable: started again with the same folder, what is done is not done again.""",
+scratch; and, for whole brains on one GPU, whole (the quick network) and paper (the paper's), which `all` leaves out.
+Everything is resumable: started again with the same folder, what is done is not done again.""",
             """example:
   dmplus experiment alpha sse --cohort cohort/ -o runs/experiments/
   dmplus experiment --list
@@ -515,7 +516,8 @@ def _experiment(args: argparse.Namespace) -> int:
     if ("own" in args.sets) != (args.loss is not None):
         raise UsageError("expected the set own together with --loss FILE; see `dmplus experiment --help`")
     own = experiment.own_runs(*training.add_loss(args.loss)) if args.loss else []
-    names = [*experiment.SETS, *(["own"] if own else [])] if "all" in args.sets else args.sets
+    everything = [*(s for s in experiment.SETS if s not in experiment.ON_GPU), *(["own"] if own else [])]
+    names = everything if "all" in args.sets else args.sets
     out = runtime.writable_folder(args.out)
     if names:
         machine = runtime.machine(args.device, args.precision)

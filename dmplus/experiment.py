@@ -8,13 +8,15 @@ which it was scored. :func:`collect` joins them into three tables: every number,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,21 @@ import pandas as pd
 from dmplus import network, scoring, synthetic, training
 from dmplus.inference import predict_volume
 from dmplus.network import DeepMedic
-from dmplus.runtime import InputError, Machine, Progress, from_dict, named, replacing, rng, versions, write_json
+from dmplus.runtime import (
+    InputError,
+    Machine,
+    Progress,
+    ahead,
+    cores,
+    from_dict,
+    named,
+    replacing,
+    rng,
+    versions,
+    workers,
+    write_json,
+)
+from dmplus.sampling import Volumes
 from dmplus.synthetic import CohortConfig
 from dmplus.volume import Case, CaseFiles, read_cohort, read_map
 
@@ -32,6 +48,9 @@ ALPHAS = (1.0, 0.995, 0.99, 0.95, 0.9, 0.5)  #: of Table 1
 SSE_ALPHAS = (0.995, 0.95, 0.8, 0.5, 0.2, 0.05)  #: SSE weighs voxels, so its own range of trade-offs
 RATE, TUNING_RATE = 2.5e-2, 1.5e-3  #: from scratch and from trained weights; chosen on BCE and validation visits
 GROWING_RATE = 5e-3  #: of the trunk's second part, where a path for the earlier scan is learnt
+THREADS = min(8, cores())  #: that read and normalise volumes
+PAPER_RATE, PAPER_TUNING_RATE = 1e-3, 1e-4  #: of the paper's network and optimizer: its first rate, and a tenth of it
+PAPER_STEPS = 3000  #: of 10 segments from scratch, where the paper takes 120,000
 MOST = 60  #: false positives per volume (mean) kept in the rows: curves are read far below
 SHIFTS_MM = (0.0, 1.0, 2.0, 3.0)  #: residual misregistration of the prior, root mean square, in test alone
 
@@ -146,16 +165,33 @@ def _runs() -> dict[str, list[Run]]:
         for thousand in (1, 20, 80, 300)
         for a in (0.995, 0.5)
     ]
+    # Whole brains on one GPU, with the quick network and with the paper's; the networks with a path have it from the start.
+    whole, paper = (_whole(network, stem) for network, stem in (("quick", "whole"), ("paper", "paper")))
     control = [Run(name="permuted-s0", labels="permuted", start="scratch", steps=1500)]
     scratch = [Run(name="jvss-0.5-scratch-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000)]
     return {
         "alpha": alpha, "weights": weights, "segments": segments, "sse": sse,
         "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length,
-        "control": control, "scratch": scratch,
+        "control": control, "scratch": scratch, "whole": whole, "paper": paper,
     }  # fmt: skip
 
 
+def _whole(network: str, stem: str) -> list[Run]:
+    """BCE from scratch, and JVSS from there, with and without the prior path."""
+    long: dict[str, Any] = {"segment": 49, "batch": 6, "steps": 4000} if network == "quick" else {"steps": PAPER_STEPS}
+    found = []
+    for prior in ("none", "path"):
+        first = f"{stem}-bce-{prior}-s0"
+        found.append(Run(name=first, network=network, prior=prior, start="scratch", **long))
+        found += [
+            Run(name=f"{stem}-jvss-{a:g}-{prior}-s0", loss="jvss", alpha=a, network=network, prior=prior, start=first)
+            for a in (0.995, 0.5)
+        ]
+    return found
+
+
 SETS: dict[str, list[Run]] = _runs()
+ON_GPU = ("whole", "paper")  #: sets for whole brains (the cohort ``gpu``) and one GPU, which "all" leaves out
 RUNS: dict[str, Run] = {run.name: run for runs in SETS.values() for run in runs}
 
 
@@ -173,7 +209,14 @@ def trunk_config(seed: int = 11) -> training.TrainConfig:
 
 
 def config_of(run: Run) -> training.TrainConfig:
-    """The training configuration of a run at the profile ``quick``."""
+    """The training configuration of a run: of the profile ``quick``, or, for the paper's network, the paper's with another
+    schedule, since its own takes 120,000 steps."""
+    if run.network == "paper":
+        rate = run.rate or (PAPER_RATE if run.start == "scratch" else PAPER_TUNING_RATE)
+        return training.TrainConfig(
+            network=network.preset("paper", prior=run.prior), loss=run.loss, alpha=run.alpha, steps=run.steps, batch=run.batch,
+            seed=run.seed, schedule="cosine", learning_rate=rate, validate_every=0,
+        )  # fmt: skip
     config = training.quick_config(
         prior=run.prior, loss=run.loss, alpha=run.alpha, weight_detection=run.detection,
         weight_segmentation=run.segmentation, steps=max(run.steps, 1), seed=run.seed, validate_every=0,
@@ -197,13 +240,16 @@ class Visit:
 
 def read_visits(cohort: str | Path, split: str) -> list[Visit]:
     """All visits of a split; ``InputError`` where one has no label or there is none."""
-    found = []
     listed = read_cohort(cohort, split=split)
     shown = Progress(len(listed), f"reading {split}")
-    for files in listed:
+
+    def read(files: CaseFiles) -> Visit:
         extra = [Path(cohort) / f"{files.name}_{what}.nii.gz" for what in ("numbers", "lookalikes")]
-        maps = [read_map(p) if p.is_file() else None for p in extra]
-        found.append(Visit(files.load(), files, *maps))
+        return Visit(files.load(), files, *(read_map(p) if p.is_file() else None for p in extra))
+
+    found = []
+    for visit in ahead(read, listed, threads=THREADS):
+        found.append(visit)
         shown.step()
     if not found or any(v.case.label is None for v in found):
         raise InputError(
@@ -257,24 +303,28 @@ def fresh_patients(cohort: str | Path, folder: str | Path) -> Path:
 
 
 def remade_priors(
-    cohort: str | Path, cases: Sequence[Case], *, mm: float | None = None, healthy: bool = False
-) -> dict[str, np.ndarray]:
+    cohort: str | Path, cases: Sequence[Case], *, mm: float | None = None, healthy: bool = False, pool: Executor | None = None
+) -> dict[str, np.ndarray]:  # fmt: skip
     """The prior of each case that has one, by the case's name, made anew by the cohort's generator: ``mm`` (root mean square)
     out of place, or ``healthy``, as before any metastasis, when everything else was as it was. The second is a positive
-    control: where all metastases are new, a prior says most that it can."""
+    control: where all metastases are new, a prior says most that it can. pool: of processes that make patients."""
     stored = json.loads((Path(cohort) / "cohort.json").read_text(encoding="utf-8"))["config"]
     config = from_dict(CohortConfig, stored)
     if mm is not None:
         config = dataclasses.replace(config, misregistration_mm=(mm, mm))
-    made: dict[str, np.ndarray | None] = {}
-    wanted = [c for c in cases if c.prior is not None]
-    shown = Progress(len(wanted), "healthy priors" if healthy else f"priors {mm:g} mm out of place")
-    for case in wanted:
-        if case.name not in made:
-            patient = synthetic.patient(config, int(case.patient.rpartition("_")[2]), healthy_prior=healthy)
-            made |= {v.case.name: v.case.prior for v in patient.visits}
+    wanted = {c.name for c in cases if c.prior is not None}
+    patients = sorted({int(c.patient.rpartition("_")[2]) for c in cases if c.name in wanted})
+    shown = Progress(len(patients), "healthy priors" if healthy else f"priors {mm:g} mm out of place")
+    made: dict[str, Any] = {}
+    for priors in (pool.map if pool else map)(functools.partial(_priors, config, healthy), patients):
+        made |= priors
         shown.step()
-    return {c.name: made[c.name] for c in wanted}
+    return {name: made[name] for name in wanted}
+
+
+def _priors(config: CohortConfig, healthy: bool, index: int) -> dict[str, np.ndarray | None]:
+    """The priors of a patient's visits, by the visits' names."""
+    return {v.case.name: v.case.prior for v in synthetic.patient(config, index, healthy_prior=healthy).visits}
 
 
 # ------------------------------------------------------------------------------------------------------------- the work
@@ -293,6 +343,13 @@ class Experiments:
         self.config, self.trunk_config = config, trunk or trunk_config()
         self._cases: dict[str, Any] = {}
         self._made: dict[tuple[str, str], dict[str, np.ndarray]] = {}  # priors, by visits and what they are
+        self._volumes: dict[tuple[Any, ...], Volumes] = {}  # on a GPU, by how :meth:`_training` was called
+        self.pool: Executor | None = None  #: processes that score maps and make priors beside a GPU
+
+    def use(self, stack: contextlib.ExitStack) -> None:
+        """Have the processor's idle cores score maps and make priors beside a GPU, until ``stack`` is left."""
+        if self.machine.device != "cpu":
+            self.pool = stack.enter_context(workers(max(1, cores() - 2)))
 
     def visits(self, split: str) -> list[Visit]:
         """The visits of a split, read once; split "second_test": those that the other cohort has for testing."""
@@ -304,18 +361,33 @@ class Experiments:
     def trunk(self) -> DeepMedic:
         """The trained trunk, trained now if it is not there and nothing was given in its place."""
         return self.start or self._trained(
-            self.folder / "trunk", self.trunk_config, self._training,
+            self.folder / "trunk", self.trunk_config, functools.partial(self._prepared, "prior", "own", 0, "own"),
             watched=lambda: [v.case for v in self.visits("validation")[:12]],
         )  # fmt: skip
 
     def _training(self, second: str = "prior", labels: str = "own", seed: int = 0, patients: str = "own") -> list[Case]:
         which = f"train, {patients}"
         if which not in self._cases:
-            if patients == "fresh":
-                fresh_patients(self.cohort, self.folder / "fresh")
-            self._cases[which] = [f.load() for f in read_cohort(self._cohort(patients), split="train")]
+            self._cases[which] = list(self._read_training(patients))
         cases = self._with_second(self._cases[which], second, patients, which)
         return permuted(cases, seed) if labels == "permuted" else cases
+
+    def _prepared(self, second: str, labels: str, seed: int, patients: str) -> list[Case] | Volumes:
+        """What :meth:`_training` gives; on a GPU as trainings take it, kept there."""
+        how = second, labels, seed, patients
+        if self.machine.device == "cpu":
+            return self._training(*how)
+        if how not in self._volumes:
+            as_they_are = second == "prior" and labels == "own"  # no two of them are needed at a time
+            cases = self._read_training(patients) if as_they_are else self._training(*how)
+            self._volumes[how] = training.prepared(cases, self.machine)
+        return self._volumes[how]
+
+    def _read_training(self, patients: str) -> Iterator[Case]:
+        if patients == "fresh":
+            fresh_patients(self.cohort, self.folder / "fresh")
+        files = read_cohort(self._cohort(patients), split="train")
+        return ahead(CaseFiles.load, files, threads=THREADS)
 
     def _cohort(self, patients: str) -> Path:
         return self.folder / "fresh" if patients == "fresh" else self.cohort
@@ -326,12 +398,12 @@ class Experiments:
             return with_second(cases, second)
         if (which, second) not in self._made:
             how: dict[str, Any] = {"healthy": True} if second == "healthy" else {"mm": float(second.split()[0])}
-            self._made[which, second] = remade_priors(self._cohort(patients), cases, **how)
+            self._made[which, second] = remade_priors(self._cohort(patients), cases, pool=self.pool, **how)
         made = self._made[which, second]
         return [dataclasses.replace(c, prior=made[c.name]) if c.name in made else c for c in cases]
 
     def _trained(
-        self, folder: Path, config: training.TrainConfig, cases: Callable[[], list[Case]],
+        self, folder: Path, config: training.TrainConfig, cases: Callable[[], list[Case] | Volumes],
         init: DeepMedic | None = None, watched: Callable[[], list[Case]] = list,
     ) -> DeepMedic:  # fmt: skip
         """The network trained in ``folder``, now if it is not there; ``watched``: visits to validate on while training."""
@@ -358,7 +430,7 @@ class Experiments:
         if run.steps == 0:
             net = self._as_it_is(folder, init)
         else:
-            cases = functools.partial(self._training, run.second, run.labels, run.seed, run.patients)
+            cases = functools.partial(self._prepared, run.second, run.labels, run.seed, run.patients)
             net = self._trained(folder, self.config(run), cases, init)
         write_json(folder / "run.json", run)
         also = {"validation": run.validated, "second_test": run.second_test and self.second_test is not None}
@@ -390,7 +462,8 @@ class Experiments:
             kept = [i for i, v in enumerate(visits) if v.case.prior is not None]
             visits, cases = [visits[i] for i in kept], [cases[i] for i in kept]
         begun = time.monotonic()
-        rows = score_cases(self._fast(net), visits, cases, self.machine, what=f"{run.name}, {split}, {second}")
+        what = f"{run.name}, {split}, {second}"
+        rows = score_cases(self._fast(net), visits, cases, self.machine, what=what, pool=self.pool)
         rows = rows.assign(run=run.name, split=split, second=second, seconds=round(time.monotonic() - begun, 1))
         with replacing(target) as part:
             _csv(rows, part)
@@ -446,7 +519,7 @@ class Experiments:
             shown = Progress(len(visits), f"maps of {name}, {split}")
             maps[name] = []
             for visit in visits:
-                maps[name].append(_map(net, visit.case, self.machine))
+                maps[name].append(_map(net, visit.case.normalised(), self.machine))
                 shown.step()
         both, votes = ([maps[n] for n in names] for names in (chosen.values(), VOTERS))
         joined = {
@@ -479,32 +552,40 @@ class Experiments:
 
 
 def _map(net: DeepMedic, case: Case, machine: Machine) -> np.ndarray:
-    """The probability map of a raw case."""
-    ready = case.normalised()
-    return predict_volume(net, ready.image, prior=ready.prior, mask=ready.mask, machine=machine)
+    """The probability map of a normalised case."""
+    return predict_volume(net, case.image, prior=case.prior, mask=case.mask, machine=machine)
 
 
 def score_cases(
-    net: DeepMedic, visits: Sequence[Visit], cases: Sequence[Case], machine: Machine, *, what: str = "scoring"
-) -> pd.DataFrame:
+    net: DeepMedic, visits: Sequence[Visit], cases: Sequence[Case], machine: Machine, *, what: str = "scoring",
+    pool: Executor | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Rows of all cases (column case first), complete at 0.5 and at the levels above all with over ``MOST`` false positives
     per volume.
 
-    The column floor holds the lowest of these: below it, but for 0.5, the rows say nothing of false positives.
+    The column floor holds the lowest of these: below it, but for 0.5, the rows say nothing of false positives. pool: of
+    processes that score the maps while the next are made.
     """
     shown = Progress(len(visits), what)
-    tables = []
-    for visit, case in zip(visits, cases, strict=True):
-        rows = scoring.score(case.label, _map(net, case, machine), numbers=visit.numbers, lookalikes=visit.lookalikes)  # type: ignore[arg-type]
-        rows.insert(0, "case", case.name)
-        tables.append(rows)
+    ready = ahead(Case.normalised, cases, threads=THREADS if pool else 1)
+    results = []
+    for visit, case in zip(visits, ready, strict=True):
+        arguments = case.name, case.label, _map(net, case, machine), visit.numbers, visit.lookalikes
+        results.append(pool.submit(_scored, *arguments) if pool else _scored(*arguments))
         shown.step()
+    tables = [r if isinstance(r, pd.DataFrame) else r.result() for r in results]
     rows = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
     many = [k for k in range(len(scoring.LEVELS)) if scoring.counts(rows, k)[2] > MOST * len(visits)]
     floor = min(many[-1] + 1, len(scoring.LEVELS) - 1) if many else 0  # below, blobs merge and may be few again
     at_half = (rows["bottom"] <= scoring.HALF) & (scoring.HALF <= rows["top"])
     kept = (rows["kind"] == "lesion") | (rows["top"] >= floor) | at_half
     return rows[kept].reset_index(drop=True).assign(floor=floor)
+
+
+def _scored(name: str, label: np.ndarray, map_: np.ndarray, numbers: Any, lookalikes: Any) -> pd.DataFrame:
+    rows = scoring.score(label, map_, numbers=numbers, lookalikes=lookalikes)
+    rows.insert(0, "case", name)
+    return rows
 
 
 def _csv(table: pd.DataFrame, path: Path) -> None:
@@ -618,8 +699,10 @@ def main(names: Sequence[str], experiments: Experiments, *, own: Sequence[Run] =
     """Do the runs of the named sets (or single runs, by name), in order, saying which is next; the set "own" is given here."""
     sets = {name: [run] for name, run in RUNS.items()} | SETS | {"own": list(own)}
     todo = list({run.name: run for name in names for run in sets[name]}.values())
-    for number, run in enumerate(todo, 1):
-        print(f"[{number}/{len(todo)}] {run.name}", flush=True)
-        experiments.do(run)
-    if "triage" in names:
-        experiments.triage()
+    with contextlib.ExitStack() as stack:
+        experiments.use(stack)
+        for number, run in enumerate(todo, 1):
+            print(f"[{number}/{len(todo)}] {run.name}", flush=True)
+            experiments.do(run)
+        if "triage" in names:
+            experiments.triage()

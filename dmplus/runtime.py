@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -18,14 +19,16 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-T = TypeVar("T")
+S, T = TypeVar("S"), TypeVar("T")
 
 
 class InputError(ValueError):
@@ -258,6 +261,39 @@ def cure_allocator(argv: list[str] | None = None) -> None:
     os.execve(sys.executable, [sys.executable, *(argv or [*sys.orig_argv[1:]])], environment)
 
 
+# ---------------------------------------------------------------------------------------------- in parallel
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ahead(function: Callable[[S], T], items: Iterable[S], *, threads: int = 2) -> Iterator[T]:
+    """``map``, with the next results being made by ``threads`` threads: for reading files, and numpy on large arrays."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def workers(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes of one thread each (a script that asks for it needs the usual ``if __name__ == "__main__"``)."""
+    # spawned, not forked: a fork of a process whose torch threads run can hang
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 # ------------------------------------------------------------------------------------------- provenance
 def versions() -> dict[str, str]:
     """Versions of what a result depends on, and the commit when run from a checkout ('' otherwise)."""
@@ -270,10 +306,11 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Short hash of the checkout this package lies in ('' when it is installed elsewhere); '+' marks changes."""
+    """Short hash of the checkout this package lies in; '+' marks changes. Without a history, as in a copy made for another
+    machine, what the environment says in DMPLUS_COMMIT, else ''."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return ""
+        return os.environ.get("DMPLUS_COMMIT", "")
     try:
         git = ["git", "-C", str(root)]
         head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, timeout=10)

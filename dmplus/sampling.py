@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cc3d
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dmplus.network import NetworkConfig
 from dmplus.runtime import InputError, rng
-from dmplus.volume import Case
+from dmplus.volume import Case, occupied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Segments:
         prior = None if self.prior is None else self.prior.to(device)
         return Segments(self.current.to(device), [t.to(device) for t in self.low], prior, self.target.to(device))
 
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        return [self.current, *self.low, *([] if self.prior is None else [self.prior]), self.target]
+
 
 def crop(volume: np.ndarray, start: Sequence[int], size: Sequence[int], step: int = 1) -> np.ndarray:
     """Voxels start, start+step, ... (``size`` of them) along each axis; 0 where that leaves the volume.
@@ -73,22 +77,24 @@ def crop(volume: np.ndarray, start: Sequence[int], size: Sequence[int], step: in
     return out
 
 
-class Sampler:
-    """Draws batches from cases with labels (image and prior already z-scored, see :meth:`Case.normalised`)."""
+class Volumes:
+    """Cases that segments are drawn from (image and prior already z-scored), with their lesions, made once for all trainings.
 
-    def __init__(self, cases: Sequence[Case], network: NetworkConfig, config: SamplingConfig, *, seed: int) -> None:
-        self.cases, self.network, self.config, self.seed = list(cases), network, config, seed
-        self.out = config.segment - 2 * network.margin
-        if self.out < 1:
-            raise InputError(
-                f"sampling: expected segments of at least {network.receptive_field} voxels; got {config.segment}; raise it"
-            )
+    device: keep all of them there, and cut segments there; None: cut them out of the cases. Raises ``InputError`` for a case
+    without label or with an empty mask, and where no case has a lesion.
+    """
+
+    def __init__(self, cases: Iterable[Case], *, device: str | None = None) -> None:
+        self.cases = list(cases)
         self.lesions: list[list[np.ndarray]] = []  # per case, per lesion: (n, 3) voxel coordinates
+        self.boxes: list[np.ndarray] = []  # per case: (3, 2), first and last + 1 voxel of the brain
         for case in self.cases:
             if case.label is None:
                 raise InputError(
                     f"sampling: expected a label for every training case; {case.name} has none; add or drop it"
                 )
+            if not case.mask.any():
+                raise InputError(f"sampling: expected a brain mask with voxels; that of {case.name} is empty")
             labels, count = cc3d.connected_components(np.asarray(case.label, np.uint8), connectivity=26, return_N=True)
             where = np.argwhere(labels)
             ids = labels[tuple(where.T)]
@@ -96,46 +102,57 @@ class Sampler:
             self.lesions.append(
                 np.split(where, np.cumsum(np.bincount(ids, minlength=count + 1)[1:])[:-1]) if count else []
             )
+            self.boxes.append(occupied(case.mask))
         self.every = [(c, k) for c, lesions in enumerate(self.lesions) for k in range(len(lesions))]
         self.affected = [c for c, lesions in enumerate(self.lesions) if lesions]
         if not self.affected:
             raise InputError(
                 "sampling: expected at least one lesion among the training cases; found none; check the labels"
             )
-        self.boxes = []
-        for case in self.cases:
-            box = [np.flatnonzero(case.mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-            if any(len(b) == 0 for b in box):
-                raise InputError(f"sampling: expected a brain mask with voxels; that of {case.name} is empty")
-            self.boxes.append(np.array([[b[0], b[-1] + 1] for b in box]))
+        self.resident = None if device is None else _Resident(self.cases, device)
+
+
+class Sampler:
+    """Draws batches from cases with labels, or from :class:`Volumes` of them."""
+
+    def __init__(
+        self, cases: Sequence[Case] | Volumes, network: NetworkConfig, config: SamplingConfig, *, seed: int
+    ) -> None:
+        self.volumes = cases if isinstance(cases, Volumes) else Volumes(cases)
+        self.network, self.config, self.seed = network, config, seed
+        self.out = config.segment - 2 * network.margin
+        if self.out < 1:
+            raise InputError(
+                f"sampling: expected segments of at least {network.receptive_field} voxels; got {config.segment}; raise it"
+            )
 
     def batch(self, step: int, size: int = 10) -> Segments:
         """The ``size`` segments of training step ``step``."""
         drawn = [self._draw(rng(self.seed, "segment", step, i)) for i in range(size)]
-        current, prior, target = (np.stack([d[i] for d in drawn]) for i in (0, 1, 2))
-        low = [np.stack([d[3][i] for d in drawn]) for i in range(len(self.network.low_factors))]
-        return Segments(
-            torch.from_numpy(current)[:, None],
-            [torch.from_numpy(x)[:, None] for x in low],
-            torch.from_numpy(prior)[:, None] if self.network.prior != "none" else None,
-            torch.from_numpy(target),
-        )
+        if self.volumes.resident is None:
+            arrays = self._cut(drawn)
+        else:
+            arrays = self.volumes.resident.batch(drawn, [self._grids(d) for d in drawn])
+        current, *more = (a[:, None] for a in arrays)
+        low, rest = more[: len(self.network.low_factors)], more[len(self.network.low_factors) :]
+        return Segments(current, low, rest[0] if len(rest) > 1 else None, rest[-1][:, 0])
 
     def centre(self, draw: np.random.Generator) -> tuple[int, np.ndarray]:
         """(case index, centre voxel): on a lesion with probability ``lesion_share``, else on brain without lesion."""
+        from_ = self.volumes
         if draw.random() < self.config.lesion_share:
             if self.config.centre == "lesion":
-                case, k = self.every[draw.integers(len(self.every))]
-                voxels = self.lesions[case][k]
+                case, k = from_.every[draw.integers(len(from_.every))]
+                voxels = from_.lesions[case][k]
                 return case, voxels[draw.integers(len(voxels))]
-            case = self.affected[draw.integers(len(self.affected))]
-            pick = draw.integers(sum(len(v) for v in self.lesions[case]))
-            for voxels in self.lesions[case]:
+            case = from_.affected[draw.integers(len(from_.affected))]
+            pick = draw.integers(sum(len(v) for v in from_.lesions[case]))
+            for voxels in from_.lesions[case]:
                 if pick < len(voxels):
                     return case, voxels[pick]
                 pick -= len(voxels)
-        case = int(draw.integers(len(self.cases)))
-        box, mask, label = self.boxes[case], self.cases[case].mask, self.cases[case].label
+        case = int(draw.integers(len(from_.cases)))
+        box, mask, label = from_.boxes[case], from_.cases[case].mask, from_.cases[case].label
         while True:
             voxel = draw.integers(box[:, 0], box[:, 1])
             if mask[tuple(voxel)] and not label[tuple(voxel)]:
@@ -153,41 +170,121 @@ class Sampler:
         for i in range(n):
             case, centre = self.centre(rng(self.seed, "lesion counts", i))
             first = centre - edge // 2
-            for voxels in self.lesions[case]:
+            for voxels in self.volumes.lesions[case]:
                 counts[i] += bool(((voxels >= first) & (voxels < first + edge)).all(axis=1).any())
         return counts
 
-    def _draw(self, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
-        index, centre = self.centre(draw)
-        case, config, network = self.cases[index], self.config, self.network
-        order = list(_ROTATIONS[draw.integers(1, 6)] if draw.random() < config.rotate else _ROTATIONS[0])
-        flips = [draw.random() < p for p in config.flip]
+    def _draw(self, draw: np.random.Generator) -> _Drawn:
+        case, centre = self.centre(draw)
+        config = self.config
+        order = _ROTATIONS[draw.integers(1, 6)] if draw.random() < config.rotate else _ROTATIONS[0]
+        flips = tuple(bool(draw.random() < p) for p in config.flip)
+        shape = self.volumes.cases[case].shape
+        at = [shape[a] - 1 - centre[a] if f else centre[a] for a, f in zip(order, flips, strict=True)]
+        start = tuple(int(c) - config.segment // 2 for c in at)
+        # the coarse grids are of the same scan, so they share its shift and scale; the earlier scan has its own
+        current, prior = ((draw.normal(0, config.shift_sd), draw.normal(1, config.scale_sd)) for _ in range(2))
+        return _Drawn(case, order, flips, start, current, prior)
 
-        # flips and permutations act on the volume, not on the segment, so that coarse and fine grids stay exactly aligned
-        def view(volume: np.ndarray) -> np.ndarray:
-            return np.transpose(volume, order)[tuple(slice(None, None, -1 if f else 1) for f in flips)]
-
-        image = view(case.image)
-        at = [n - 1 - c if f else c for n, c, f in zip(image.shape, centre[order], flips, strict=True)]
-        start = [int(c) - config.segment // 2 for c in at]
-        shift, scale = draw.normal(0, config.shift_sd), draw.normal(1, config.scale_sd)
-
-        def take(volume: np.ndarray, first: Sequence[int], edge: int, step: int = 1) -> np.ndarray:
-            x = crop(volume, first, (edge,) * 3, step)
-            return np.where(x != 0, (x + np.float32(shift)) * np.float32(scale), np.float32(0))  # outside stays outside
-
-        current = take(image, start, config.segment)
-        low = [  # of the same scan, so with the same shift and scale; the earlier scan has its own
-            take(image, [network.low_start(s, f) for s in start], network.low_size(self.out, f), f)
+    def _grids(self, drawn: _Drawn) -> list[tuple[str, tuple[int, ...], int, int]]:
+        """(what, first voxel, edge, step) of each array of a segment, in voxels of the turned volume."""
+        start, network = drawn.start, self.network
+        grids = [("current", start, self.config.segment, 1)]
+        grids += [
+            ("current", tuple(network.low_start(s, f) for s in start), network.low_size(self.out, f), f)
             for f in network.low_factors
         ]
-        if case.prior is None:
-            prior = np.zeros_like(current)
-        else:
-            shift, scale = draw.normal(0, config.shift_sd), draw.normal(1, config.scale_sd)
-            prior = take(view(case.prior), start, config.segment)
-        inner = [s + network.margin for s in start]
-        return current, prior, crop(view(case.label), inner, (self.out,) * 3).astype(np.float32), low
+        grids += [("prior", start, self.config.segment, 1)] * (network.prior != "none")
+        return [*grids, ("label", tuple(s + network.margin for s in start), self.out, 1)]
+
+    def _cut(self, drawn: list[_Drawn]) -> list[Tensor]:
+        """The arrays of a batch, (B, edge, edge, edge) each, cut out of the cases."""
+        return [torch.from_numpy(np.stack(a)) for a in zip(*(self._cut_one(d) for d in drawn), strict=True)]
+
+    def _cut_one(self, drawn: _Drawn) -> list[np.ndarray]:
+        # flips and permutations act on the volume, not on the segment, so that coarse and fine grids stay exactly aligned
+        turn = tuple(slice(None, None, -1 if f else 1) for f in drawn.flips)
+        case, out = self.volumes.cases[drawn.case], []
+        for what, first, edge, step in self._grids(drawn):
+            volume = {"current": case.image, "prior": case.prior, "label": case.label}[what]
+            if volume is None:
+                out.append(np.zeros((edge,) * 3, np.float32))
+                continue
+            x = crop(np.transpose(volume, drawn.order)[turn], first, (edge,) * 3, step).astype(np.float32)
+            if what != "label":
+                shift, scale = np.float32(getattr(drawn, what))
+                x = np.where(x != 0, (x + shift) * scale, np.float32(0))  # outside stays outside
+            out.append(x)
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawn:
+    """What chance decides about a segment: where it lies in a turned volume, and its intensities."""
+
+    case: int
+    order: tuple[int, ...]  #: axis of the volume that each axis of the segment runs along
+    flips: tuple[bool, ...]  #: whether it runs backwards
+    start: tuple[int, ...]  #: first voxel, counted in the turned volume; may lie outside
+    current: tuple[float, float]  #: shift and scale of the current scan's intensities
+    prior: tuple[float, float]  #: of the earlier scan's
+
+
+class _Resident:
+    """All volumes on a device, cut to where they are not 0, one behind the other; segments are gathered there, batch by batch.
+
+    Cutting the same segments out of the cases takes a processor longer than a GPU takes to train on them.
+    """
+
+    def __init__(self, cases: Sequence[Case], device: str) -> None:
+        self.device, self.shapes = device, [c.shape for c in cases]
+        given = [[v != 0 for v in (c.image, c.label, c.prior) if v is not None] for c in cases]
+        self.boxes = [occupied(np.logical_or.reduce(each)) for each in given]
+        sizes = [int(np.prod(b[:, 1] - b[:, 0])) for b in self.boxes]
+        self.first = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        kinds = {"current": torch.float32, "label": torch.uint8, "prior": torch.float32}
+        self.volumes = {k: torch.zeros(sum(sizes), dtype=t, device=device) for k, t in kinds.items()}
+        for case, box, first, size in zip(cases, self.boxes, self.first, sizes, strict=True):
+            inside = tuple(slice(a, b) for a, b in box)
+            for what, volume in (("current", case.image), ("prior", case.prior), ("label", case.label)):
+                if volume is not None:
+                    part = torch.from_numpy(np.ascontiguousarray(volume[inside])).flatten()
+                    self.volumes[what][first : first + size] = part.to(device)
+
+    def batch(self, drawn: list[_Drawn], grids: list[list[tuple[str, tuple[int, ...], int, int]]]) -> list[Tensor]:
+        """The arrays of a batch, (B, edge, edge, edge) each; ``grids``: of each segment (:meth:`Sampler._grids`)."""
+        number = np.array([d.case for d in drawn])
+        order, flips = np.array([d.order for d in drawn]), np.array([d.flips for d in drawn])[..., None]
+        length = np.take_along_axis(np.array([self.shapes[k] for k in number]), order, 1)[..., None]  # (B, 3, 1)
+        box = np.stack([self.boxes[k] for k in number])  # (B, 3, 2)
+        low, width = (np.take_along_axis(a, order, 1)[..., None] for a in (box[..., 0], box[..., 1] - box[..., 0]))
+        edges = box[..., 1] - box[..., 0]
+        strides = np.stack([edges[:, 1] * edges[:, 2], edges[:, 2], np.ones_like(number)], 1)
+        strides = np.take_along_axis(strides, order, 1)[..., None]
+        out = []
+        for column in zip(*grids, strict=True):
+            what, _, edge, step = column[0]
+            view = np.array([g[1] for g in column])[..., None] + step * np.arange(edge)  # (B, 3, edge), turned volume
+            place = np.where(flips, length - 1 - view, view) - low
+            inside = (place >= 0) & (place < width)
+            place = np.where(inside, place * strides, 0)
+            place[:, 0] += self.first[number][:, None]
+            x, y, z = self._sent(place).unbind(1)
+            index = x[:, :, None, None] + y[:, None, :, None] + z[:, None, None, :]
+            x, y, z = self._sent(inside).unbind(1)
+            values = self.volumes[what][index].float() * (
+                x[:, :, None, None] & y[:, None, :, None] & z[:, None, None, :]
+            )
+            if what != "label":
+                shift, scale = self._sent(np.float32([getattr(d, what) for d in drawn])).view(-1, 2, 1, 1, 1).unbind(1)
+                values = torch.where(values != 0, (values + shift) * scale, 0)
+            out.append(values)
+        return out
+
+    def _sent(self, array: np.ndarray) -> Tensor:
+        """On the device, without waiting for it."""
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else tensor
 
 
 _ROTATIONS = list(itertools.permutations(range(3)))  # the identity first

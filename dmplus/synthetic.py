@@ -12,17 +12,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from dmplus.runtime import InputError, Progress, replacing, rng, writable_folder, write_json
+from dmplus.runtime import InputError, Progress, replacing, rng, workers, writable_folder, write_json
 from dmplus.synthetic_anatomy import Anatomy, anatomy, template
 from dmplus.synthetic_config import COHORTS, CohortConfig
 from dmplus.synthetic_lesions import Body, courses, grow, place
@@ -278,15 +276,9 @@ def _written(config: CohortConfig, missing: list[int], folder: Path, processes: 
         for index in missing:
             yield _write(config, index, folder)
         return
-    # spawned, not forked: a fork of a process whose torch threads run can hang
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(missing)), context, torch.set_num_threads, (1,)) as pool:
-        waiting = [pool.submit(_write, config, index, folder) for index in missing]
-        try:
-            for done in as_completed(waiting):
-                yield done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with workers(min(processes, len(missing))) as pool:
+        for done in as_completed([pool.submit(_write, config, index, folder) for index in missing]):
+            yield done.result()
 
 
 def _write(config: CohortConfig, index: int, folder: Path) -> None:

@@ -14,7 +14,7 @@ import runpy
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ from dmplus.runtime import (
     InputError,
     Machine,
     Progress,
+    ahead,
+    cores,
     from_dict,
     replacing,
     versions,
@@ -49,7 +51,7 @@ from dmplus.runtime import (
     write_json,
 )
 from dmplus.runtime import machine as choose_machine
-from dmplus.sampling import Sampler, SamplingConfig, Segments
+from dmplus.sampling import Sampler, SamplingConfig, Segments, Volumes
 from dmplus.volume import Case
 
 #: loss name → (detection loss, segmentation loss)
@@ -255,7 +257,8 @@ def kernels(network: DeepMedic) -> list[Tensor]:
 def make_optimizer(network: DeepMedic, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer of a configuration over all parameters of the network."""
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.0)
+        fused = next(network.parameters()).is_cuda  # one kernel for all parameters
+        return torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=fused)
     return RMSPropNesterov(network.parameters(), lr=config.learning_rate)
 
 
@@ -288,31 +291,80 @@ def training_step(
     *,
     forward: Forward | None = None,
     machine: Machine | None = None,
-) -> dict[str, float]:
-    """One update of ``network`` (in training mode) on one batch; returns the parts of the loss before the update.
+    replayed: Replayed | None = None,
+) -> dict[str, Tensor]:
+    """One update of ``network`` (in training mode) on one batch; returns the parts of the loss before the update, scalars on
+    the network's device (reading one waits for the step).
 
-    forward: a compiled ``network.probabilities``, or None for the plain one.
+    forward: a compiled ``network.probabilities``, or None for the plain one. replayed: the step of a GPU, recorded once.
+    The part ``"loss"`` is NaN where probabilities are not finite.
     """
-    with (machine or Machine("cpu", "float32", "")).autocast():
+    if replayed is not None:
+        parts = replayed(segments)
+    else:
+        parts = _gradients(network, segments, config, forward, machine or Machine("cpu", "float32", ""))
+    optimizer.step()
+    return parts
+
+
+def _gradients(
+    network: DeepMedic, segments: Segments, config: TrainConfig, forward: Forward | None, machine: Machine
+) -> dict[str, Tensor]:
+    """The parts of the loss of one batch, whose gradients the parameters hold afterwards."""
+    with machine.autocast():
         prob = (forward or network.probabilities)(segments.current, segments.low, segments.prior)
-    if not bool(prob.isfinite().all()):  # torch's own losses answer NaN with a traceback
-        raise FloatingPointError("the network's probabilities are no longer finite; lower the learning rate")
-    parts = cost(prob[:, 1], segments.target, config)
+    # torch's own losses answer NaN with a traceback, on a GPU with the end of the process: so they never see one
+    finite = prob.detach().isfinite().all()
+    parts = cost(prob[:, 1].nan_to_num(0.5), segments.target, config)
     total = parts["loss"]
     if config.l1 or config.l2:
         w = kernels(network)
         parts["l1"], parts["l2"] = sum(k.abs().sum() for k in w), sum((k * k).sum() for k in w)
         total = total + config.l1 * parts["l1"] + config.l2 * parts["l2"]
-    optimizer.zero_grad(set_to_none=True)
+    network.zero_grad(set_to_none=True)
     total.backward()
-    optimizer.step()
-    return {k: float(v.detach()) for k, v in parts.items()}
+    parts = {k: v.detach() for k, v in parts.items()}
+    return parts | {"loss": torch.where(finite, parts["loss"], torch.nan)}
+
+
+class Replayed:
+    """The gradients of a batch on a CUDA device, recorded once as a graph and replayed: a step's thousand kernels are launched
+    together, where one by one the launching takes longer than they do."""
+
+    def __init__(
+        self, network: DeepMedic, example: Segments, config: TrainConfig, forward: Forward | None, machine: Machine
+    ) -> None:
+        """example: a batch on the device, whose memory every later batch of its shape is copied to."""
+        self.inputs = example
+        keep = {
+            k: v.clone() for k, v in network.state_dict().items()
+        }  # the trials below must not leave batch statistics
+        torch.backends.cudnn.benchmark = True  # all batches are of one shape: the algorithms are worth a trial
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(3):  # libraries choose their algorithms, and allocate what they keep
+                _gradients(network, example, config, forward, machine)
+        torch.cuda.current_stream().wait_stream(beside)
+        network.zero_grad(set_to_none=True)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            parts = _gradients(network, example, config, forward, machine)
+            self.names, self.values = list(parts), torch.stack(list(parts.values()))
+        torch.backends.cudnn.benchmark = False
+        network.load_state_dict(keep)
+
+    def __call__(self, segments: Segments) -> dict[str, Tensor]:
+        for held, new in zip(self.inputs.tensors(), segments.tensors(), strict=True):
+            held.copy_(new)
+        self.graph.replay()
+        return dict(zip(self.names, self.values.clone().unbind(), strict=True))
 
 
 # ------------------------------------------------------------------------------------------- the run
 def train(
     config: TrainConfig,
-    training: Sequence[Case],
+    training: Sequence[Case] | Volumes,
     validation: Sequence[Case],
     folder: str | Path,
     *,
@@ -324,8 +376,9 @@ def train(
 ) -> DeepMedic:
     """Train a network and return it in inference mode; everything about the run lies in ``folder``.
 
-    training, validation: cases with labels (raw intensities; they are normalised here); validation may be empty. A folder
-    with a checkpoint of the same configuration is resumed; one of another configuration is refused.
+    training, validation: cases with labels (raw intensities; they are normalised here); validation may be empty. Several
+    trainings on the same cases may share what :func:`prepared` makes of them. A folder with a checkpoint of the same
+    configuration is resumed; one of another configuration is refused.
     init: a network whose weights start the run, for fine-tuning: of the same configuration, or without prior where the
     configuration has one (:func:`dmplus.network.add_prior_path`, :func:`dmplus.network.add_prior_channel`).
     compile: torch.compile the step (None: when a compiler is there and the run is long enough to earn it back).
@@ -345,7 +398,8 @@ def train(
         folder / "versions.json",
         versions() | {"device": machine.device, "precision": machine.precision, "why": machine.why},
     )
-    sampler = Sampler([c.normalised() for c in training], config.network, config.sampling, seed=config.seed)
+    volumes = training if isinstance(training, Volumes) else prepared(training, machine)
+    sampler = Sampler(volumes, config.network, config.sampling, seed=config.seed)
     held_out = [c.normalised() for c in validation]
     if progress:
         n = sampler.lesion_counts()
@@ -354,13 +408,14 @@ def train(
             "which VSS counts as one",
             flush=True,
         )
-    forward = _compiled(
-        network, sampler.batch(0, config.batch).to(machine.device), machine, config.steps - done, compile, progress
-    )
+    network.train()
+    example = sampler.batch(0, config.batch).to(machine.device)
+    forward = _compiled(network, example, machine, config.steps - done, compile, progress)
+    replayed = None if machine.device == "cpu" else _recorded(network, example, config, forward, machine)
     report = Progress(config.steps, "training", done=done, every=10 if progress else math.inf)
     seen: list[dict[str, float]] = []
+    unread: list[dict[str, Tensor]] = []  # of steps that a GPU may not have finished
     begun, before = time.monotonic(), history[-1]["seconds"] if history else 0.0
-    network.train()
     last = config.steps if stop_after is None else min(stop_after, config.steps)
     for step in range(done, last):
         for group in optimizer.param_groups:
@@ -368,26 +423,28 @@ def train(
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))  # dropout
         segments = sampler.batch(step, config.batch).to(machine.device)
         try:
-            parts = training_step(network, optimizer, segments, config, forward=forward, machine=machine)
+            parts = training_step(
+                network, optimizer, segments, config, forward=forward, machine=machine, replayed=replayed
+            )
         except torch._dynamo.exc.TorchDynamoException:  # a compiler that gives up on the real batch
             forward = None
             parts = training_step(network, optimizer, segments, config, machine=machine)
-        if not math.isfinite(parts["loss"]):
-            raise FloatingPointError(
-                f"the loss became {parts['loss']} in step {step}; lower the learning rate of {folder.name}"
-            )
-        seen.append(parts)
-        report.step(note=f"loss {np.mean([p['loss'] for p in seen[-20:]]):.4f}")
+        unread.append(parts)
         n = step + 1
         due = n == config.steps or (config.validate_every and n % config.validate_every == 0)
-        if due or n % config.checkpoint_every == 0 or n == last:
+        stored = due or n % config.checkpoint_every == 0 or n == last
+        if stored or machine.device == "cpu" or len(unread) == 20:
+            seen += _read(unread, n, folder.name)
+            unread = []
+            report.step(n - report.done, note=f"loss {np.mean([p['loss'] for p in seen[-20:]]):.4f}")
+        if stored:
             broken = not_finite(network)  # the loss may not show it: it is that before the update
             if broken:
                 raise FloatingPointError(
                     f"{broken} weights are not finite after step {step}; lower the learning rate of {folder.name}"
                 )
             row = {"step": n, "segments": n * config.batch, "seconds": round(before + time.monotonic() - begun, 1)}
-            row |= {"rate": config.rate(step)} | {k: float(np.mean([p[k] for p in seen])) for k in parts}
+            row |= {"rate": config.rate(step)} | {k: float(np.mean([p[k] for p in seen])) for k in seen[0]}
             if due and held_out:
                 row |= validate(network, held_out, machine=machine)
                 network.train()
@@ -403,6 +460,25 @@ def train(
     if last == config.steps:
         _finish(folder, config, network, history, machine)
     return network
+
+
+def prepared(cases: Iterable[Case], machine: Machine) -> Volumes:
+    """Raw cases as trainings take them: normalised, without what surrounds the brain, and on a GPU all in its memory."""
+    ready = ahead(lambda case: case.normalised().trimmed(), cases, threads=min(8, cores()))
+    return Volumes(ready, device=None if machine.device == "cpu" else machine.device)
+
+
+def _read(steps: list[dict[str, Tensor]], done: int, name: str) -> list[dict[str, float]]:
+    """The parts of the loss of the last steps as numbers. Raises ``FloatingPointError`` for a loss that is not finite."""
+    table = torch.stack([torch.stack(list(parts.values())) for parts in steps]).tolist()
+    found = [dict(zip(parts, row, strict=True)) for parts, row in zip(steps, table, strict=True)]
+    for step, parts in enumerate(found, done - len(steps)):
+        if not math.isfinite(parts["loss"]):
+            raise FloatingPointError(
+                f"the loss of step {step} is not finite (or the probabilities before it are not); lower the learning rate of "
+                f"{name}"
+            )
+    return found
 
 
 def run_folder(path: str | Path) -> Path:
@@ -462,8 +538,11 @@ def fast(network: DeepMedic, machine: Machine, compile: bool | None = None) -> D
     """The same weights, for prediction, in a network that is compiled once for all of one configuration.
 
     What comes back holds these weights until the next call for its configuration. compile: None where a compiler is there;
-    False gives the network itself. Pays from some ten volumes on: compiling takes a quarter of a minute.
+    False gives the network itself. Pays from some ten volumes on: compiling takes a quarter of a minute. On a GPU, where
+    brains of other sizes would be compiled anew, the network itself, its layout the one that its convolutions like.
     """
+    if machine.device != "cpu":
+        return network.to(machine.device, memory_format=torch.channels_last_3d)
     if compile is False or (compile is None and not has_compiler(machine)):
         return network
     key = (network.config, machine)
@@ -482,8 +561,8 @@ def _compiled(
     network: DeepMedic, example: Segments, machine: Machine, steps: int, wanted: bool | None, progress: bool
 ) -> Forward | None:
     """network.probabilities compiled, or None where that does not pay, is not possible, or was not wanted."""
-    if wanted is False or (wanted is None and (steps < 400 or not has_compiler(machine))):
-        return None
+    if wanted is False or (wanted is None and (steps < 400 or machine.device != "cpu" or not has_compiler(machine))):
+        return None  # on a GPU a recorded step is as fast, and there at once
     if progress:
         print("compiling the training step (about a minute) ...", flush=True)
     keep = {k: v.clone() for k, v in network.state_dict().items()}  # the trial below must not leave batch statistics
@@ -499,6 +578,20 @@ def _compiled(
     network.load_state_dict(keep)
     network.zero_grad(set_to_none=True)
     return forward
+
+
+def _recorded(
+    network: DeepMedic, example: Segments, config: TrainConfig, forward: Forward | None, machine: Machine
+) -> Replayed | None:
+    """A step recorded for its replay, or None where it cannot be: a loss of one's own may look at values."""
+    keep = {k: v.clone() for k, v in network.state_dict().items()}
+    try:
+        return Replayed(network, example, config, forward, machine)
+    except RuntimeError as error:
+        print(f"not recorded as a graph ({str(error).splitlines()[0]}): training goes on without, slower", flush=True)
+        network.load_state_dict(keep)
+        network.zero_grad(set_to_none=True)
+        return None
 
 
 # ------------------------------------------------------------------------------------------- checkpoints
@@ -545,8 +638,11 @@ def _resume(
     for name, p in network.named_parameters():
         prefix = f"optimizer.{name}."
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        # AdamW keeps its step count on the CPU, everything else lies beside the parameter
-        optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
+        # AdamW keeps its step count on the CPU unless it is fused, everything else lies beside the parameter
+        beside = {
+            k: v if k == "step" and not optimizer.defaults.get("fused") else v.to(p.device) for k, v in state.items()
+        }
+        optimizer.state[p] = beside
     return int(header["step"]), json.loads(header["history"])
 
 

@@ -24,7 +24,7 @@ from dmplus.grid import Grid
 from dmplus.runtime import InputError, named, replacing
 
 __all__ = [
-    "BRAIN_LITRES", "Case", "CaseFiles", "Grid", "brain_mask", "read_cohort", "read_image", "read_label", "read_map",
+    "BRAIN_LITRES", "Case", "CaseFiles", "Grid", "brain_mask", "occupied", "read_cohort", "read_image", "read_label", "read_map",
     "read_mask", "write_case", "write_cohort", "write_nifti", "zscore",
 ]  # fmt: skip
 
@@ -73,6 +73,26 @@ class Case:
         """The same case with image and prior z-scored inside the mask and 0 outside (:func:`zscore`)."""
         prior = None if self.prior is None else zscore(self.prior, self.mask)
         return dataclasses.replace(self, image=zscore(self.image, self.mask), prior=prior)
+
+    def trimmed(self) -> Case:
+        """The same case on the smallest grid that holds its brain and its label; an empty one stays as it is."""
+        inside = self.mask if self.label is None else self.mask | (self.label > 0)
+        if not inside.any():
+            return self
+        box = occupied(inside)
+        cut = tuple(slice(a, b) for a, b in box)
+        arrays = {k: getattr(self, k) for k in ("image", "mask", "prior", "label")}
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ box[:, 0]
+        return dataclasses.replace(
+            self, affine=affine, **{k: None if v is None else np.ascontiguousarray(v[cut]) for k, v in arrays.items()}
+        )
+
+
+def occupied(inside: np.ndarray) -> np.ndarray:
+    """First and last + 1 voxel of ``inside`` (X, Y, Z) along each axis: (3, 2) int; of one corner where there is none."""
+    found = [np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return np.array([[f[0], f[-1] + 1] if len(f) else [0, 1] for f in found])
 
 
 def zscore(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

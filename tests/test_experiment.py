@@ -210,7 +210,9 @@ def test_an_own_loss_is_trained_at_each_of_its_alphas(cohort, tmp_path, monkeypa
 
 def test_sets_and_single_runs_are_done_once_in_the_order_asked_for():
     done = []
-    recorder = SimpleNamespace(do=lambda run: done.append(run.name), triage=lambda: done.append("triage"))
+    recorder = SimpleNamespace(
+        use=lambda stack: None, do=lambda run: done.append(run.name), triage=lambda: done.append("triage")
+    )
     experiment.main(["sse-0.2-s0", "control", "triage", "sse-0.2-s0"], recorder)
     assert done[:2] == ["sse-0.2-s0", "permuted-s0"] and done[-1] == "triage"
     assert sorted(done[2:-1]) == sorted(r.name for r in experiment.SETS["triage"])
@@ -287,7 +289,9 @@ def test_a_healthy_prior_is_the_same_scan_before_any_metastasis(cohort, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         scored = pd.DataFrame({"floor": [0]})
         patch.setattr(
-            experiment, "score_cases", lambda net, visits, cases, machine, what: seen.update({what: cases}) or scored
+            experiment,
+            "score_cases",
+            lambda net, visits, cases, machine, what, pool: seen.update({what: cases}) or scored,
         )
         (tmp_path / run.name).mkdir()
         for second in ("healthy", "prior"):

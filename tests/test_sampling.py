@@ -9,7 +9,7 @@ from conftest import ball_case
 
 from dmplus.network import preset
 from dmplus.runtime import InputError, rng
-from dmplus.sampling import Sampler, SamplingConfig, crop
+from dmplus.sampling import Sampler, SamplingConfig, Volumes, crop
 from dmplus.volume import Case
 
 PLAIN = SamplingConfig(shift_sd=0, scale_sd=0, flip=(0, 0, 0), rotate=0)
@@ -169,3 +169,30 @@ def test_the_coarse_grids_have_the_shift_and_scale_of_their_own_scan():
         inside = [x[x != 0].unique() for x in low]
         assert all(len(x) == 1 and x == v for x, v in zip(inside, value, strict=True))
     assert all((p[p != 0] != v).all() for p, v in zip(drawn.prior, value, strict=True))
+
+
+@pytest.mark.parametrize("prior", ["none", "channel", "path"])
+@pytest.mark.parametrize("name", ["paper", "quick"])
+def test_volumes_on_a_device_give_the_same_segments(name, prior):
+    """Gathered from one long tensor or cut out of the cases: equal to the last bit, with cases of several shapes, absent
+    priors, an empty rim around the brain, and segments that reach beyond the volume."""
+    draw = np.random.default_rng(4)
+    cases = []
+    for shape, before in (((50, 46, 54), True), ((41, 60, 39), False), ((64, 38, 43), True)):
+        brain = np.zeros(shape, bool)
+        brain[3:-2, 1:-4, 5:-1] = True
+        image, earlier = (draw.normal(size=shape).astype(np.float32) * brain for _ in range(2))
+        label = np.zeros(shape, np.uint8)
+        label[4:7, 20:24, 30:33] = label[-6:-3, -9:-7, 8:12] = 1
+        cases.append(Case(name="c", image=image, mask=brain, prior=earlier if before else None, label=label))
+    network = preset(name, prior=prior)
+    for config in (SamplingConfig(shift_sd=1.0, scale_sd=0.1), dataclasses.replace(PLAIN, centre="lesion", segment=27)):
+        cut, gathered, trimmed = (
+            Sampler(volumes, network, config, seed=2).batch(3, 40)
+            for volumes in (cases, Volumes(cases, device="cpu"), Volumes(c.trimmed() for c in cases))
+        )
+        assert all(map(torch.equal, cut.tensors(), trimmed.tensors()))  # what surrounds the brain is 0 on every grid
+        assert (cut.prior is None) == (gathered.prior is None) == (prior == "none")
+        pairs = [(cut.current, gathered.current), *zip(cut.low, gathered.low, strict=True)]
+        pairs += [(cut.target, gathered.target)] + ([] if prior == "none" else [(cut.prior, gathered.prior)])
+        assert all(a.dtype == b.dtype == torch.float32 and torch.equal(a, b) for a, b in pairs)
