@@ -50,7 +50,7 @@ RATE, TUNING_RATE = 2.5e-2, 1.5e-3  #: from scratch and from trained weights; ch
 GROWING_RATE = 5e-3  #: of the trunk's second part, where a path for the earlier scan is learnt
 THREADS = min(8, cores())  #: that read and normalise volumes
 PAPER_RATE, PAPER_TUNING_RATE = 1e-3, 1e-4  #: of the paper's network and optimizer: its first rate, and a tenth of it
-PAPER_STEPS = 3000  #: of 10 segments from scratch, where the paper takes 120,000
+PAPER_STEPS = 1500  #: of 10 segments from scratch, where the paper takes 120,000
 MOST = 60  #: false positives per volume (mean) kept in the rows: curves are read far below
 SHIFTS_MM = (0.0, 1.0, 2.0, 3.0)  #: residual misregistration of the prior, root mean square, in test alone
 

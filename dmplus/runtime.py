@@ -306,11 +306,10 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Short hash of the checkout this package lies in; '+' marks changes. Without a history, as in a copy made for another
-    machine, what the environment says in DMPLUS_COMMIT, else ''."""
+    """Short hash of the checkout this package lies in ('' when it is installed elsewhere); '+' marks changes."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return os.environ.get("DMPLUS_COMMIT", "")
+        return ""
     try:
         git = ["git", "-C", str(root)]
         head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, timeout=10)

@@ -345,6 +345,11 @@ class Replayed:
         with torch.cuda.stream(beside):
             for _ in range(3):  # libraries choose their algorithms, and allocate what they keep
                 _gradients(network, example, config, forward, machine)
+            torch.cuda.set_sync_debug_mode("error")  # a step that waits for a value cannot be recorded, and a failed
+            try:  # recording leaves the device's random numbers unusable
+                _gradients(network, example, config, forward, machine)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
         torch.cuda.current_stream().wait_stream(beside)
         network.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
@@ -638,12 +643,16 @@ def _resume(
     for name, p in network.named_parameters():
         prefix = f"optimizer.{name}."
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        # AdamW keeps its step count on the CPU unless it is fused, everything else lies beside the parameter
-        beside = {
-            k: v if k == "step" and not optimizer.defaults.get("fused") else v.to(p.device) for k, v in state.items()
-        }
-        optimizer.state[p] = beside
+        optimizer.state[p] = {k: _beside(v, p, fused=bool(optimizer.defaults.get("fused"))) for k, v in state.items()}
     return int(header["step"]), json.loads(header["history"])
+
+
+def _beside(stored: Tensor, parameter: Tensor, *, fused: bool) -> Tensor:
+    """A stored part of the optimizer's state as the optimizer keeps it: on the parameter's device and laid out like it. A
+    step count lies there only if one kernel updates all parameters."""
+    if stored.shape != parameter.shape:
+        return stored.to(parameter.device) if fused else stored
+    return torch.empty_like(parameter, requires_grad=False).copy_(stored)
 
 
 def _finish(

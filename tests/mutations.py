@@ -328,7 +328,7 @@ FAULTS = (
     fault(
         "label one voxel off",
         "sampling",
-        ("inner = [s + network.margin for s", "inner = [s + network.margin + 1 for s"),
+        ("s + network.margin for s in start", "s + network.margin + 1 for s in start"),
         tests="test_sampling.py",
     ),
     fault(
@@ -340,7 +340,10 @@ FAULTS = (
     fault(
         "prior not flipped with the scan",
         "sampling",
-        ("take(view(case.prior)", "take((case.prior)"),
+        (
+            "crop(np.transpose(volume, drawn.order)[turn]",
+            'crop(np.transpose(volume, drawn.order)[turn if what != "prior" else ()]',
+        ),
         tests="test_sampling.py",
     ),
     fault(
@@ -364,8 +367,32 @@ FAULTS = (
     fault(
         "coarse grids shifted unlike their scan",
         "sampling",
-        ("low = [  # of", "shift = draw.normal(0, config.shift_sd)\n        low = [  # of"),
+        ("np.float32(getattr(drawn, what))\n", "np.float32(getattr(drawn, what)) + np.float32([step > 1, 0])\n"),
         tests="test_sampling.py",
+    ),
+    fault(
+        "volumes on a device: one voxel off",
+        "sampling",
+        ("- view, view) - low", "- view, view) - low + 1"),
+        tests="test_sampling.py",
+    ),
+    fault(
+        "volumes on a device: the prior has the scan's shift",
+        "sampling",
+        ("[getattr(d, what) for d in drawn]", "[d.current for d in drawn]"),
+        tests="test_sampling.py",
+    ),
+    fault(
+        "volumes on a device: the neighbour's voxels beyond the box",
+        "sampling",
+        ("inside = (place >= 0) & (place < width)", "inside = (place >= 0) & (place < length)"),
+        tests="test_sampling.py",
+    ),
+    fault(
+        "trimmed to the brain without its origin",
+        "volume",
+        ("affine[:3, 3] += affine[:3, :3] @ box[:, 0]", "pass"),
+        tests="test_volume.py",
     ),
     # ------------------------------------------------------------------------------------- metrics and triage
     fault(

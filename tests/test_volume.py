@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from conftest import ball_case
 from scipy import ndimage
 
 from dmplus import volume
@@ -509,3 +510,21 @@ def test_the_real_stripped_scan_passes_and_returns_exactly():
     case, grid = volume.read_case(REAL)
     assert case.mask.sum() == 1135002 and nibabel.aff2axcodes(grid.affine) == ("L", "A", "S")
     assert np.array_equal(grid.from_canonical(case.image), nibabel.load(REAL).get_fdata(dtype=np.float32))
+
+
+def test_a_trimmed_case_is_the_same_brain_at_the_same_place():
+    case = ball_case(3)
+    label = case.label.copy()
+    label[1, 2, 3] = 1  # outside the brain: kept, too
+    affine = np.array([[0, -1.1, 0, 9], [0.9, 0, 0, -7], [0, 0, 1.0, 4], [0, 0, 0, 1]])
+    case = dataclasses.replace(case, label=label, affine=affine)
+    small = case.trimmed()
+    assert all(a < b for a, b in zip(small.shape, case.shape, strict=True))
+    for field in ("image", "prior", "mask", "label"):  # nothing that counts is lost, or moved, or out of order
+        places = []
+        for each in (case, small):
+            values = getattr(each, field)
+            where = np.argwhere(values > 0)
+            places.append(np.column_stack([where @ each.affine[:3, :3].T + each.affine[:3, 3], values[values > 0]]))
+        assert np.allclose(*places)
+    assert dataclasses.replace(case, mask=case.mask & False, label=None).trimmed().shape == case.shape
