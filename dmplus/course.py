@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -411,6 +412,7 @@ def run_course(*, profile: str = "quick", out: str | Path = "runs") -> int:
 
 def bench(*, seconds: float = 20.0, steps: int = 30, shape: tuple[int, int, int] = (112, 128, 96)) -> str:
     """Time prediction and training with the ``quick`` network here, plain and compiled, with and without prior; a table as text.
+    On a GPU, where steps are recorded instead, with the paper's network, too, and ten times the steps.
 
     Predictions are repeated for ``seconds`` each (at least twice, after one that is not counted); trainings have ``steps``
     steps of 10 segments of 37³, the first third (and the compilation) not counted. The volume is noise in a ball, by default of
@@ -432,10 +434,14 @@ def bench(*, seconds: float = 20.0, steps: int = 30, shape: tuple[int, int, int]
     label = np.zeros(shape, np.uint8)
     label[tuple(slice(n // 2, n // 2 + 6) for n in shape)] = 1
     case = Case(name="bench", image=noise[0], prior=noise[1], mask=ball, label=label)
-    how = {"plain": False, "compiled": True} if training.has_compiler(machine) else {"plain": False}
+    how, networks = {"plain": False, "compiled": True}, ["quick"]
+    if machine.device != "cpu":
+        how, networks, steps = {"recorded": False}, ["quick", "paper"], 10 * steps
+    elif not training.has_compiler(machine):
+        del how["compiled"]
 
-    def predict(prior: str, compiled: bool) -> str:
-        network, times = training.fast(DeepMedic(preset("quick", prior=prior)).eval(), machine, compiled), []
+    def predict(name: str, prior: str, compiled: bool) -> str:
+        network, times = training.fast(DeepMedic(preset(name, prior=prior)).eval(), machine, compiled), []
         while sum(times[1:]) < seconds or len(times) < 3:
             started = time.perf_counter()
             predict_volume(
@@ -444,22 +450,26 @@ def bench(*, seconds: float = 20.0, steps: int = 30, shape: tuple[int, int, int]
             times.append(time.perf_counter() - started)
         return f"{np.median(times[1:]):.2f} s a volume of {ball.sum() / 1e6:.2f} million voxels (n = {len(times) - 1})"
 
-    def train(prior: str, compiled: bool, folder: Path) -> str:
+    def train(name: str, prior: str, compiled: bool, folder: Path) -> str:
         config = training.quick_config(prior=prior, steps=steps, validate_every=0, checkpoint_every=max(steps // 3, 1))
+        if name == "paper":
+            config = dataclasses.replace(
+                config, network=preset(name, prior=prior), optimizer="rmsprop", learning_rate=1e-3
+            )
         training.train(config, [case], [], folder, machine=machine, compile=compiled, progress=False)
         history = pd.read_csv(folder / "history.csv")
         spent = history["seconds"].iloc[-1] - history["seconds"].iloc[0]
         seen = int(history["segments"].iloc[-1] - history["segments"].iloc[0])
         return f"{seen / spent:.1f} segments of 37³ a second (n = {seen})"
 
-    rows = [("what", "prior", "how", "speed")]
-    for prior in ("none", "path"):
-        for name, compiled in how.items():
-            rows.append(("predict", prior, name, predict(prior, compiled)))
+    rows = [("what", "network", "prior", "how", "speed")]
+    for which, prior, name in itertools.product(networks, ("none", "path"), how):
+        said = name if machine.device == "cpu" else "plain"
+        rows.append(("predict", which, prior, said, predict(which, prior, how[name])))
     with tempfile.TemporaryDirectory() as folder:
-        for prior in ("none", "path"):
-            for name, compiled in how.items():
-                rows.append(("train", prior, name, train(prior, compiled, Path(folder) / f"{prior}_{name}")))
+        for which, prior, name in itertools.product(networks, ("none", "path"), how):
+            speed = train(which, prior, how[name], Path(folder) / f"{which}_{prior}_{name}")
+            rows.append(("train", which, prior, name, speed))
     return f"{machine.why}; allocator {'cured' if runtime.allocator_cured() else 'as it is'}\n" + text_table(rows)
 
 

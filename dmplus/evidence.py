@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -657,25 +658,82 @@ def steadier(history: pd.DataFrame) -> str:
     return "from point to point, relative to its mean: " + ", ".join(f"{k} moves by {v:.0%}" for k, v in moves.items())
 
 
-def learning_curve(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float = 0.8) -> Figure:
+def lengths(r: Results, loss: str, alphas: Sequence[float]) -> dict[str, list[str]]:
+    """Runs of one loss by how long they were trained from the trunk, for each alpha: label → names, seed 0."""
+    found = {}
+    for alpha in alphas:
+        stem = re.compile(rf"{re.escape(loss)}-{re.escape(f'{alpha:g}')}(-\d+k)?-s0")
+        names = [n for n in r.runs["run"].unique() if stem.fullmatch(n) and r.has(n)]
+        found[f"{NAMES.get(loss, loss)} {alpha:g}"] = sorted(names, key=lambda n: _segments(r, n))
+    return found
+
+
+def _segments(r: Results, name: str) -> int:
+    return int(r.runs.loc[r.runs["run"] == name, "segments"].iloc[0])
+
+
+def learning_curve(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float = EQUAL) -> Figure:
     """False positives per volume at one sensitivity against the segments of fine-tuning.
 
-    curves: legend → runs of one loss with more and more segments. Runs that do not reach the sensitivity above the floor
-    of their rows have no point.
+    curves: legend → runs of one loss with more and more segments (:func:`lengths`). A run that does not reach the sensitivity
+    above the floor of its rows is a cross at the upper edge.
     """
-    figure, axes = figures.new_figure(6.5, 3.4)
+    figure, axes = figures.new_figure(6.5, 3.6)
     axis = axes[0, 0]
+    missing = []
     for number, (label, names) in enumerate(curves.items()):
-        seen = [int(r.runs.loc[r.runs["run"] == n, "segments"].iloc[0]) for n in names]
-        at = [of(results.fp_at(sensitivity), r.group([n])) for n in names]
-        y = np.array([e.value for e in at])
-        spread = np.nan_to_num(np.maximum([y - [e.low for e in at], [e.high for e in at] - y], 0))
-        axis.errorbar(seen, y, yerr=spread, color=COLOURS[number], marker=MARKERS[number], ls=DASHES[number],
-                      elinewidth=0.8, label=label)  # fmt: skip
+        at = {_segments(r, n): of(results.fp_at(sensitivity), r.group([n])) for n in names}
+        reached = {n: e for n, e in at.items() if np.isfinite(e.value)}
+        missing += [(n, number) for n in at if n not in reached]
+        y, low, high = (np.array([getattr(e, k) for e in reached.values()]) for k in ("value", "low", "high"))
+        spread = np.maximum(np.nan_to_num([y - low, high - y]), 0)
+        beside = [n * 1.04**number for n in reached]  # so that bars of one length do not cover each other
+        axis.errorbar(beside, y, yerr=spread, color=COLOURS[number], marker=MARKERS[number], ls=DASHES[number],
+                      elinewidth=0.8, capsize=3, label=label)  # fmt: skip
     axis.set(xscale="log", yscale="log", xlabel="segments of 37³ seen in fine-tuning",
              ylabel=f"false positives per volume\nat sensitivity {sensitivity:g}")  # fmt: skip
-    axis.legend()
+    ticks = sorted({_segments(r, n) for names in curves.values() for n in names})
+    axis.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    axis.minorticks_off()
+    low, high = axis.get_ylim()
+    heights = [t for t in (0.5, 1, 2, 3, 5, 10, 20, 30, 60) if low <= t <= high]
+    axis.set_yticks(heights, [f"{t:g}" for t in heights])
+    for n, number in missing:
+        axis.plot(n, 1, marker="x", ms=9, mew=2, color=COLOURS[number], clip_on=False, transform=axis.get_xaxis_transform(),
+                  zorder=5)  # fmt: skip
+        axis.annotate("not reached", (n, 1), (-8, -12), textcoords="offset points", ha="right", fontsize=8,
+                      xycoords=axis.get_xaxis_transform(), color=COLOURS[number])  # fmt: skip
+    axis.legend(loc="lower left")
     return figure
+
+
+def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float = EQUAL) -> str:
+    """The numbers of :func:`learning_curve`: a line each, and what the longest that got there has against the next shorter."""
+    lines = []
+    for label, names in curves.items():
+        at = {n: of(results.fp_at(sensitivity), r.group([n])) for n in names}
+        words = [f"{e.value:.3g} after {_segments(r, n):,}" for n, e in at.items() if np.isfinite(e.value)]
+        words += [f"not reached after {_segments(r, n):,}" for n, e in at.items() if not np.isfinite(e.value)]
+        reached = [n for n, e in at.items() if np.isfinite(e.value)]
+        ratio = ""
+        if len(reached) > 1:
+            gain = compare(results.fp_at(sensitivity), *(r.group([n]) for n in reached[:-3:-1]), ratio=True)
+            long, short = (f"{_segments(r, n):,}" for n in reached[:-3:-1])
+            ratio = f"; {long} against {short} segments: {gain} times"
+        lines.append(f"{label}: {', '.join(words)}{ratio}")
+    return "\n".join(lines)
+
+
+def broken_down(histories: pd.DataFrame) -> pd.DataFrame:
+    """Trainings whose last BCE is more than three times their lowest: both, and the segments seen by then, a row per run."""
+    lines = {}
+    for name, each in histories.dropna(subset=["bce"]).groupby("run"):
+        lowest, last = each.loc[each["bce"].idxmin()], each.iloc[-1]
+        if last["bce"] > 3 * lowest["bce"]:
+            lines[name] = {"lowest BCE": round(lowest["bce"], 3), "after segments": int(lowest["segments"]),
+                           "last BCE": round(last["bce"], 3), "of segments": int(last["segments"]),
+                           "first rate": float(each["rate"].max())}  # fmt: skip
+    return pd.DataFrame(lines.values(), index=pd.Index(lines, name="run"))
 
 
 def _claimed(null: str) -> str:

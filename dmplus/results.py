@@ -85,6 +85,8 @@ class Results:
         self.points = None if points is None else pd.read_csv(points)  #: run and threshold of each system and tier
         lesions = next((f / "lesions.csv" for f in folders if (f / "lesions.csv").is_file()), None)
         self.lesions = None if lesions is None else pd.read_csv(lesions)  #: what became of each, in a synthetic cohort
+        told = [pd.read_csv(f / "histories.csv") for f in folders if (f / "histories.csv").is_file()]
+        self.histories = pd.concat(told).drop_duplicates(["run", "step"]) if told else None  #: losses of the trainings
         self.rows = dict(iter(pd.concat(rows, ignore_index=True).groupby(["run", "split", "second_image"])))
 
     # -------------------------------------------------------------------------------------------------- counts

@@ -605,7 +605,7 @@ def test_the_bench_times_prediction_and_training(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(runtime, "machine", lambda: runtime.Machine("cpu", "float32", "test"))
     table = course.bench(seconds=0.0, steps=6, shape=(48, 48, 48))
     lines = [line.split() for line in table.splitlines()[1:]]
-    assert [line[:3] for line in lines[-4:]] == [
-        [w, p, "plain"] for w in ("predict", "train") for p in ("none", "path")
+    assert [line[:4] for line in lines[-4:]] == [
+        [w, "quick", p, "plain"] for w in ("predict", "train") for p in ("none", "path")
     ]
-    assert all(float(line[3]) > 0 for line in lines[-4:]) and "(n = 40)" in table
+    assert all(float(line[4]) > 0 for line in lines[-4:]) and "(n = 40)" in table

@@ -279,11 +279,47 @@ def test_losses_are_put_in_order_by_our_number_or_the_papers():
     assert evidence.in_order(table.assign(same=[0.02, 0.05, 0.02]), "same") == "JVSS 0.9 > BCE = JVSS 0.5"
 
 
-def test_the_learning_curve_has_no_point_where_a_run_does_not_reach(r):
-    figure = evidence.learning_curve(r, {"JVSS": ["jvss-0.5-s0", "jvss-0.995-s0"]}, sensitivity=0.99)
-    y = figure.axes[0].containers[0].lines[0].get_ydata()
-    assert np.isnan(y).any() or (y > 0).all()
-    assert evidence.learning_curve(r, {"JVSS": ["jvss-0.995-s0"]}, sensitivity=0.3).axes[0].get_xscale() == "log"
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    """JVSS 0.5 of 1,000, 5,000 and 80,000 segments, ever fewer false positives, but for the last, which finds next to nothing."""
+    draw = rng(1, "lengths")
+    made = {name: ("prior", rows_of(draw, found=found, false=false)) for name, found, false in (
+        ("jvss-0.5-s0", 30, 8), ("jvss-0.5-1k-s0", 30, 20), ("jvss-0.5-80k-s0", 2, 1), ("jvss-0.5-path-s0", 30, 9),
+        ("jvss-0.5-scratch-s0", 1, 1), ("jvss-0.55-s0", 30, 3))}  # fmt: skip
+    folder = collected(tmp_path_factory.mktemp("lengths") / "rows", made)
+    runs = pd.read_csv(folder / "runs.csv")
+    runs["segments"] = runs["run"].map({"jvss-0.5-1k-s0": 1000, "jvss-0.5-80k-s0": 80000}).fillna(5000).astype(int)
+    runs.to_csv(folder / "runs.csv", index=False)
+    told = pd.DataFrame({"run": ["a"] * 3 + ["b"] * 3 + ["c"], "step": [1, 2, 3, 1, 2, 3, 1], "segments": [10, 20, 30] * 2 + [10],
+                         "rate": 0.1, "bce": [0.5, 0.1, 0.31, 0.5, 0.1, 0.29, np.nan]})  # fmt: skip
+    told.to_csv(folder / "histories.csv", index=False)
+    return Results(folder)
+
+
+def test_the_learning_curve_is_of_one_recipe_and_marks_what_is_not_reached(longer):
+    curves = evidence.lengths(longer, "jvss", (0.5,))
+    assert curves == {
+        "JVSS 0.5": ["jvss-0.5-1k-s0", "jvss-0.5-s0", "jvss-0.5-80k-s0"]
+    }  # by length; no other start, no path
+    ours = [results.of(results.fp_at(0.5), longer.group([n])).value for n in curves["JVSS 0.5"]]
+    assert ours[0] > ours[1] and np.isnan(ours[2])
+    axis = evidence.learning_curve(longer, curves, sensitivity=0.5).axes[0]
+    line = axis.containers[0].lines[0]
+    assert line.get_xdata().tolist() == [1000, 5000] and line.get_ydata().tolist() == pytest.approx(ours[:2])
+    assert [t.get_text() for t in axis.texts] == ["not reached"] and axis.texts[0].xy[0] == 80000
+    words = evidence.lengths_in_words(longer, curves, sensitivity=0.5)
+    ratio = claims.compare(
+        results.fp_at(0.5), *(longer.group([n]) for n in ("jvss-0.5-s0", "jvss-0.5-1k-s0")), ratio=True
+    )
+    assert f"{ours[0]:.3g} after 1,000, {ours[1]:.3g} after 5,000, not reached after 80,000" in words
+    assert words.endswith(f"5,000 against 1,000 segments: {ratio} times") and ratio.value < 1
+
+
+def test_a_training_is_lost_whose_last_bce_is_more_than_three_times_its_lowest(longer):
+    lost = evidence.broken_down(longer.histories)
+    assert lost.index.tolist() == ["a"]
+    assert lost.loc["a"].tolist() == [0.1, 20, 0.31, 30, 0.1]
+    assert evidence.broken_down(longer.histories.iloc[3:]).empty
 
 
 def test_verdicts_in_words_keep_the_rows_asked_for(r):
