@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from dmplus import experiment, network, scoring, synthetic, training
+from dmplus import cli, experiment, network, scoring, synthetic, training
 from dmplus.experiment import Experiments, Run
 from dmplus.inference import predict_volume
 from dmplus.metrics import match_lesions
@@ -69,6 +69,29 @@ def test_every_run_has_one_name_and_a_configuration_that_says_what_it_is():
         config = experiment.config_of(run)
         assert (config.loss, config.seed, config.network.prior) == (run.loss, run.seed, run.prior)
         assert f"s{run.seed}" in run.name and (run.loss == "bce" or f"{config.alpha:g}" in run.name)
+        if run.start in experiment.RUNS:  # whose weights fit
+            first = experiment.config_of(experiment.RUNS[run.start])
+            assert first.network == config.network and experiment.RUNS[run.start].prior == run.prior
+
+
+def test_whole_brains_are_for_the_network_named_and_all_leaves_them_out(monkeypatch, tmp_path):
+    for name, network_, optimizer in (("whole", "quick", "adamw"), ("paper", "paper", "rmsprop")):
+        runs = experiment.SETS[name]
+        assert [(r.loss, r.prior) for r in runs] == [
+            (loss, p) for p in ("none", "path") for loss in ("bce", "jvss", "jvss")
+        ]
+        for run in runs:
+            config = experiment.config_of(run)
+            assert config.network == preset(network_, prior=run.prior) and config.optimizer == optimizer
+            assert (run.start == "scratch") == (run.loss == "bce")
+    scratch, tuned = (experiment.config_of(r) for r in experiment.SETS["paper"][:2])
+    assert scratch.learning_rate == training.TrainConfig().learning_rate > tuned.learning_rate
+    assert (scratch.l1, scratch.l2, scratch.sampling) == (1e-6, 1e-4, training.SamplingConfig())
+    asked = []
+    monkeypatch.setattr(experiment, "main", lambda names, experiments, own: asked.extend(names))
+    assert cli.main(["experiment", "all", "--cohort", str(tmp_path), "-o", str(tmp_path / "runs"), "--device", "cpu",
+                     "--precision", "float32"]) == 0  # fmt: skip
+    assert asked == [n for n in experiment.SETS if n not in ("whole", "paper")]
 
 
 def test_a_prior_channel_starts_where_the_network_without_one_was():
