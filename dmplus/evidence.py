@@ -89,20 +89,20 @@ NAMES = {"bce": "BCE", "jvss": "JVSS", "sse_bce": "SSE + BCE", "sse": "SSE"}
 
 
 def trainings(runs: pd.DataFrame) -> pd.DataFrame:
-    """What was trained, a row per loss, segment edge and weights: alphas, trainings, segments and minutes of each (median).
+    """What was trained, a row per loss, segment edge, weights and length: alphas, trainings, minutes (median), on what.
 
     runs: rows of ``Results.runs``. Weights are those of the detection part (VSS or SSE) and of BCE; "–" where there is none.
     """
     lines = []
-    for (loss, edge, detection, own), each in runs.groupby(
-        ["loss", "segment", "detection", "segmentation"], sort=False
-    ):
+    parts = ["loss", "segment", "detection", "segmentation", "segments", "device"]
+    for (loss, edge, detection, own, segments, device), each in runs.groupby(parts, sort=False):
         lines.append({
             "loss": NAMES.get(loss, loss), "edge of a segment": edge,
             "alpha": "–" if loss == "bce" else ", ".join(f"{a:g}" for a in sorted(set(each["alpha"]), reverse=True)),
             "weight of VSS or SSE": "–" if loss == "bce" else f"{detection:.2g}",
             "weight of BCE": "–" if loss == "sse" else f"{own:.2g}", "trainings": len(each),
-            "segments": int(each["segments"].median()), "minutes": round(each["train_seconds"].median() / 60, 1),
+            "segments": segments, "minutes": float(f"{each['train_seconds'].median() / 60:.2g}"),
+            "on": "GPU" if device == "cuda" else "CPU",
         })  # fmt: skip
     return pd.DataFrame(lines).set_index("loss")
 

@@ -210,8 +210,8 @@ lesions = int((rows.rows["bce-s0", "test", "prior"]["kind"] == "lesion").sum())
 ran = rows.runs[(rows.runs["split"] == "test") & (rows.runs["prior"] == "none") & (rows.runs["start"] == "trunk")
                 & (rows.runs["patients"] == "own") & (rows.runs["labels"] == "own") & (rows.runs["segments"] > 0)]
 display(evidence.trainings(ran))
-print(f"{len(test)} test volumes of {test['patient'].nunique()} patients, {lesions} metastases; {rows.runs['device'].iloc[0]}, "
-      f"{rows.runs['precision'].iloc[0]}")
+print(f"{len(test)} test volumes of {test['patient'].nunique()} patients, {lesions} metastases; "
+      + ", ".join(ran["precision"].unique()))
 
 # %% [markdown]
 # First a control. One network was trained on the metastases of *other* patients: where it is told to look there is nothing to
