@@ -655,8 +655,8 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
     out.mkdir(parents=True, exist_ok=True)
     for name, table in _added(tables, out).items():
         with replacing(out / name) as part:
-            if name.endswith(".gz"):
-                _csv(table, part)
+            if name == "rows.csv.gz":
+                _csv(table.astype(scoring.WHOLE), part)
             else:
                 table.to_csv(part, index=False, lineterminator="\n")
     write_json(out / "versions.json", versions())

@@ -19,6 +19,7 @@ from dmplus.runtime import InputError
 LEVELS: np.ndarray = (1 / (1 + np.exp(-np.arange(-16, 39) / 4))).astype(np.float32)
 HALF = 16
 COLUMNS = ("kind", "id", "volume_mm3", "top", "bottom", "dice", "what", "x", "y", "z")
+WHOLE = dict.fromkeys(("id", "top", "bottom", "what"), "int64")  #: columns of whole numbers, and their type
 TIER_COLUMNS = ("kind", "id", "volume_mm3", "tier", "peak", "x", "y", "z")
 
 
@@ -47,7 +48,7 @@ def score(
     reference, count = label_lesions(label > 0)
     found = pd.concat([_lesions(reference, count, probability, numbers, voxel_mm3),
                        _false(reference > 0, probability, lookalikes, voxel_mm3)], ignore_index=True)  # fmt: skip
-    return found[list(COLUMNS)]
+    return found[list(COLUMNS)].astype(WHOLE)  # joined with an empty table they would not stay whole numbers
 
 
 def _level(values: np.ndarray) -> np.ndarray:

@@ -113,3 +113,11 @@ def test_the_operating_level_is_the_most_sensitive_within_the_budget():
     assert scoring.operating_level(rows, 10, 2, floor=25) == 29
     with pytest.raises(InputError, match="the fewest are 2; train longer"):
         scoring.operating_level(rows.assign(top=54), 1.9, 10)
+
+
+@pytest.mark.parametrize("empty", ["map", "reference"])
+def test_whole_numbers_stay_whole_where_one_kind_of_rows_is_empty(empty):
+    label, probability = volume(0)
+    rows = scoring.score(label * (empty != "reference"), probability * np.float32(empty != "map"))
+    assert set(rows["kind"]) == ({"lesion"} if empty == "map" else {"fp"})
+    assert all(rows[c].dtype == np.int64 for c in ("id", "top", "bottom", "what"))
