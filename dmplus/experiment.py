@@ -48,7 +48,6 @@ ALPHAS = (1.0, 0.995, 0.99, 0.95, 0.9, 0.5)  #: of Table 1
 SSE_ALPHAS = (0.995, 0.95, 0.8, 0.5, 0.2, 0.05)  #: SSE weighs voxels, so its own range of trade-offs
 RATE, TUNING_RATE = 2.5e-2, 1.5e-3  #: from scratch and from trained weights; chosen on BCE and validation visits
 GROWING_RATE = 5e-3  #: of the trunk's second part, where a path for the earlier scan is learnt
-THREADS = min(8, cores())  #: that read and normalise volumes
 PAPER_RATE, PAPER_TUNING_RATE = 1e-3, 1e-4  #: of the paper's network and optimizer: its first rate, and a tenth of it
 PAPER_STEPS = 1500  #: of 10 segments from scratch, where the paper takes 120,000
 MOST = 60  #: false positives per volume (mean) kept in the rows: curves are read far below
@@ -248,7 +247,7 @@ def read_visits(cohort: str | Path, split: str) -> list[Visit]:
         return Visit(files.load(), files, *(read_map(p) if p.is_file() else None for p in extra))
 
     found = []
-    for visit in ahead(read, listed, threads=THREADS):
+    for visit in ahead(read, listed):
         found.append(visit)
         shown.step()
     if not found or any(v.case.label is None for v in found):
@@ -387,7 +386,7 @@ class Experiments:
         if patients == "fresh":
             fresh_patients(self.cohort, self.folder / "fresh")
         files = read_cohort(self._cohort(patients), split="train")
-        return ahead(CaseFiles.load, files, threads=THREADS)
+        return ahead(CaseFiles.load, files)
 
     def _cohort(self, patients: str) -> Path:
         return self.folder / "fresh" if patients == "fresh" else self.cohort
@@ -567,7 +566,7 @@ def score_cases(
     processes that score the maps while the next are made.
     """
     shown = Progress(len(visits), what)
-    ready = ahead(Case.normalised, cases, threads=THREADS if pool else 1)
+    ready = ahead(Case.normalised, cases, threads=None if pool else 1)
     results = []
     for visit, case in zip(visits, ready, strict=True):
         arguments = case.name, case.label, _map(net, case, machine), visit.numbers, visit.lookalikes

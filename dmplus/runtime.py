@@ -267,8 +267,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ahead(function: Callable[[S], T], items: Iterable[S], *, threads: int = 2) -> Iterator[T]:
-    """``map``, with the next results being made by ``threads`` threads: for reading files, and numpy on large arrays."""
+def ahead(function: Callable[[S], T], items: Iterable[S], *, threads: int | None = None) -> Iterator[T]:
+    """``map``, with the next results being made by ``threads`` threads (None: one a core, at most 8): for reading files, and
+    numpy on large arrays."""
+    threads = threads or min(8, cores())
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[T]] = deque()
         try:

@@ -139,20 +139,20 @@ class Sampler:
 
     def centre(self, draw: np.random.Generator) -> tuple[int, np.ndarray]:
         """(case index, centre voxel): on a lesion with probability ``lesion_share``, else on brain without lesion."""
-        from_ = self.volumes
+        held = self.volumes
         if draw.random() < self.config.lesion_share:
             if self.config.centre == "lesion":
-                case, k = from_.every[draw.integers(len(from_.every))]
-                voxels = from_.lesions[case][k]
+                case, k = held.every[draw.integers(len(held.every))]
+                voxels = held.lesions[case][k]
                 return case, voxels[draw.integers(len(voxels))]
-            case = from_.affected[draw.integers(len(from_.affected))]
-            pick = draw.integers(sum(len(v) for v in from_.lesions[case]))
-            for voxels in from_.lesions[case]:
+            case = held.affected[draw.integers(len(held.affected))]
+            pick = draw.integers(sum(len(v) for v in held.lesions[case]))
+            for voxels in held.lesions[case]:
                 if pick < len(voxels):
                     return case, voxels[pick]
                 pick -= len(voxels)
-        case = int(draw.integers(len(from_.cases)))
-        box, mask, label = from_.boxes[case], from_.cases[case].mask, from_.cases[case].label
+        case = int(draw.integers(len(held.cases)))
+        box, mask, label = held.boxes[case], held.cases[case].mask, held.cases[case].label
         while True:
             voxel = draw.integers(box[:, 0], box[:, 1])
             if mask[tuple(voxel)] and not label[tuple(voxel)]:

@@ -116,7 +116,7 @@ def effect(r: Results, runs: Mapping[str, Sequence[str]], way: str = PATH) -> Es
     prior; None: not run."""
     if not {way, NONE} <= runs.keys():
         return None
-    return claims.at_equal(r.group(runs[way], prior=True), r.group(alike(runs[NONE], runs[way]), prior=True))
+    return _against(r, runs[way], runs[NONE], prior=True)
 
 
 #: What a verdict on "fewer false positives" says of a model, in words.
@@ -318,9 +318,16 @@ def ratios(r: Results, names: Mapping[str, tuple[Sequence[str], str]], baseline:
     """
     lines = []
     for label, (runs, second) in names.items():
-        e = claims.at_equal(r.group(runs, second=second, prior=True), r.group(alike(baseline, runs), prior=True))
+        e = _against(r, runs, baseline, prior=True, second=second)
         lines.append((label, e.value, e.low, e.high, len(runs), claims.verdict(e, claims.FEWER)))
     return pd.DataFrame(lines, columns=["model", "ratio", "low", "high", "seeds", "verdict"])
+
+
+def _against(
+    r: Results, runs: Sequence[str], baseline: Sequence[str], *, prior: bool, second: str | None = None
+) -> Estimate:
+    """False positives of ``runs`` over those of ``baseline`` with the same seeds, in visits with a prior or without."""
+    return claims.at_equal(r.group(runs, second=second, prior=prior), r.group(alike(baseline, runs), prior=prior))
 
 
 def alike(baseline: Sequence[str], runs: Sequence[str]) -> Sequence[str]:
@@ -470,7 +477,7 @@ def by_visit(r: Results, names: Mapping[str, Sequence[str]], baseline: Sequence[
     lines = []
     for words, prior in (("with a prior", True), ("without a prior", False)):
         for label, runs in names.items():
-            e = claims.at_equal(r.group(runs, prior=prior), r.group(alike(baseline, runs), prior=prior))
+            e = _against(r, runs, baseline, prior=prior)
             lines.append((label, words, e.value, e.low, e.high))
     return pd.DataFrame(lines, columns=["model", "visits", "ratio", "low", "high"])
 

@@ -43,7 +43,6 @@ from dmplus.runtime import (
     Machine,
     Progress,
     ahead,
-    cores,
     from_dict,
     replacing,
     versions,
@@ -336,10 +335,6 @@ class Replayed:
     ) -> None:
         """example: a batch on the device, whose memory every later batch of its shape is copied to."""
         self.inputs = example
-        keep = {
-            k: v.clone() for k, v in network.state_dict().items()
-        }  # the trials below must not leave batch statistics
-        torch.backends.cudnn.benchmark = True  # all batches are of one shape: the algorithms are worth a trial
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
@@ -356,8 +351,6 @@ class Replayed:
         with torch.cuda.graph(self.graph):
             parts = _gradients(network, example, config, forward, machine)
             self.names, self.values = list(parts), torch.stack(list(parts.values()))
-        torch.backends.cudnn.benchmark = False
-        network.load_state_dict(keep)
 
     def __call__(self, segments: Segments) -> dict[str, Tensor]:
         for held, new in zip(self.inputs.tensors(), segments.tensors(), strict=True):
@@ -469,7 +462,7 @@ def train(
 
 def prepared(cases: Iterable[Case], machine: Machine) -> Volumes:
     """Raw cases as trainings take them: normalised, without what surrounds the brain, and on a GPU all in its memory."""
-    ready = ahead(lambda case: case.normalised().trimmed(), cases, threads=min(8, cores()))
+    ready = ahead(lambda case: case.normalised().trimmed(), cases)
     return Volumes(ready, device=None if machine.device == "cpu" else machine.device)
 
 
@@ -589,14 +582,17 @@ def _recorded(
     network: DeepMedic, example: Segments, config: TrainConfig, forward: Forward | None, machine: Machine
 ) -> Replayed | None:
     """A step recorded for its replay, or None where it cannot be: a loss of one's own may look at values."""
-    keep = {k: v.clone() for k, v in network.state_dict().items()}
+    keep = {k: v.clone() for k, v in network.state_dict().items()}  # the trials must not leave batch statistics
+    torch.backends.cudnn.benchmark = True  # all batches are of one shape: the algorithms are worth a trial
     try:
         return Replayed(network, example, config, forward, machine)
     except RuntimeError as error:
         print(f"not recorded as a graph ({str(error).splitlines()[0]}): training goes on without, slower", flush=True)
-        network.load_state_dict(keep)
         network.zero_grad(set_to_none=True)
         return None
+    finally:
+        torch.backends.cudnn.benchmark = False
+        network.load_state_dict(keep)
 
 
 # ------------------------------------------------------------------------------------------- checkpoints

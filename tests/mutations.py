@@ -500,7 +500,7 @@ FAULTS = (
         "priors are compared in all visits",
         "temporal",
         (
-            "r.group(runs, second=second, prior=True), r.group(alike(baseline, runs), prior=True)",
+            "r.group(runs, second=second, prior=prior), r.group(alike(baseline, runs), prior=prior)",
             "r.group(runs, second=second), r.group(alike(baseline, runs))",
         ),
         tests="test_temporal.py",
@@ -509,7 +509,7 @@ FAULTS = (
         "a control of one seed stands over all seeds",
         "temporal",
         (
-            "second=second, prior=True), r.group(alike(baseline, runs), prior",
+            "second=second, prior=prior), r.group(alike(baseline, runs), prior",
             "second=second, prior=True), r.group(baseline, prior",
         ),
         tests="test_temporal.py",
