@@ -42,7 +42,7 @@ CANDIDATES, FALSE_POSITIVES = 10.0, 0.5  #: false positives per validation volum
 #: Of the fine-tunings, sensitive to specific. On validation 0.5 finds as much as 0.995 among ten false positives a volume
 #: (notebooks/results/experiments/quick/operating_points.csv), at a threshold far below 1, so that outlines are not mere cores.
 ALPHAS = (0.5, 0.05)
-SITES, PATIENTS = 32, 6  #: cohorts of the second stage, and the patients of each
+SITES, PATIENTS = 64, 6  #: cohorts of the second stage, and the patients of each
 
 #: What differs from site to site: field of :class:`CohortConfig` → factors (least, most) of its value, drawn log-uniformly
 #: and the same for all numbers of a field. Wider than the cohort's own laws, and than what was measured of real scans.
@@ -57,12 +57,12 @@ FACTORS = {
 MEANS = {"grey": (0.68, 0.84), "fluid": (0.18, 0.38), "contrast": (1.3, 1.65)}
 
 VARIED = dataclasses.replace(
-    trunk_config(), network=network.preset("quick", prior="path"), steps=500, learning_rate=GROWING_RATE, validate_every=0,
+    trunk_config(), network=network.preset("quick", prior="path"), steps=1500, learning_rate=GROWING_RATE, validate_every=0,
     seed=12,
 )  # fmt: skip
 TUNED = {
     f"jvss-{a:g}": training.quick_config(
-        prior="path", loss="jvss", alpha=a, steps=300, batch=10, learning_rate=TUNING_RATE, validate_every=0, seed=13
+        prior="path", loss="jvss", alpha=a, steps=1500, batch=10, learning_rate=TUNING_RATE, validate_every=0, seed=13
     )
     for a in ALPHAS
 }
@@ -94,9 +94,10 @@ def make(cohort: Path, runs: Path, *, out: Path, machine: Machine, compile: bool
     keywords: dict[str, Any] = {"machine": machine, "compile": compile}
     for number in range(SITES):
         synthetic.generate(site(number), runs / "sites" / site(number).name, processes=os.cpu_count() or 1)
-    varied = [f.load() for n in range(SITES) for f in read_cohort(runs / "sites" / site(n).name)]
+    files = [f for n in range(SITES) for f in read_cohort(runs / "sites" / site(n).name)]
+    varied = training.prepared((f.load() for f in files), machine)  # once for all trainings: the raw ones need not stay
     validation, test = ([f.load() for f in read_cohort(cohort, split=s)] for s in ("validation", "test"))
-    print(f"{len(varied)} volumes of {SITES} sites, {len(validation)} validation, {len(test)} test volumes", flush=True)
+    print(f"{len(files)} volumes of {SITES} sites, {len(validation)} validation, {len(test)} test volumes", flush=True)
     nets = {"bce": training.train(VARIED, varied, [], runs / "bce", init=network.load("trunk"), **keywords)}
     for name, config in TUNED.items():
         nets[name] = training.train(config, varied, [], runs / name, init=nets["bce"], **keywords)
@@ -123,7 +124,7 @@ def make(cohort: Path, runs: Path, *, out: Path, machine: Machine, compile: bool
     card = {
         "versions": versions(), "machine": dataclasses.asdict(machine), "models": models,
         "tilings": tilings(network.load(out / "sens.safetensors"), test[:10], machine),
-        "volumes": {"sites": len(varied), "validation": len(validation), "test": len(test)},
+        "volumes": {"sites": len(files), "validation": len(validation), "test": len(test)},
         "choice": {n: {r: _best(t, b) for r, b in (("sens", CANDIDATES), ("spec", FALSE_POSITIVES))} for n, t in tables.items()},
         "parameters": sum(p.numel() for p in network.load(out / "sens.safetensors").parameters()),
         "minutes": sum(h.seconds.iloc[-1] for h in histories) / 60,
