@@ -57,12 +57,12 @@ FACTORS = {
 MEANS = {"grey": (0.68, 0.84), "fluid": (0.18, 0.38), "contrast": (1.3, 1.65)}
 
 VARIED = dataclasses.replace(
-    trunk_config(), network=network.preset("quick", prior="path"), steps=1500, learning_rate=GROWING_RATE, validate_every=0,
+    trunk_config(), network=network.preset("quick", prior="path"), steps=1000, learning_rate=GROWING_RATE, validate_every=0,
     seed=12,
 )  # fmt: skip
 TUNED = {
     f"jvss-{a:g}": training.quick_config(
-        prior="path", loss="jvss", alpha=a, steps=1500, batch=10, learning_rate=TUNING_RATE, validate_every=0, seed=13
+        prior="path", loss="jvss", alpha=a, steps=1000, batch=10, learning_rate=TUNING_RATE, validate_every=0, seed=13
     )
     for a in ALPHAS
 }

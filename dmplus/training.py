@@ -125,6 +125,9 @@ class TrainConfig:
     form: str = "paper"  #: "paper" or "released" (see dmplus.losses)
     optimizer: str = "rmsprop"  #: "rmsprop" (with Nesterov momentum, as released) or "adamw"
     learning_rate: float = 1e-3
+    #: AdamW remembers squared gradients over 1 / (1 - beta2) steps: a short memory (0.95) bounds what one large gradient
+    #: does after many small ones, as VSS has them once nearly everything is found
+    beta2: float = 0.999
     schedule: str = "halving"  #: "halving" at the epochs below, "cosine" to 0, or "constant"
     halve_after: tuple[int, ...] = (
         17,
@@ -171,6 +174,10 @@ class TrainConfig:
             raise InputError(
                 f"TrainConfig: expected a finite learning_rate above 0; got {self.learning_rate}; correct it or leave it "
                 f"out: the paper's is {type(self).learning_rate:g}"
+            )
+        if not 0 <= self.beta2 < 1:
+            raise InputError(
+                f"TrainConfig: expected beta2 of at least 0 and below 1; got {self.beta2}; correct it or leave it out"
             )
         if not 0 <= self.alpha <= 1:
             raise InputError(
@@ -257,7 +264,8 @@ def make_optimizer(network: DeepMedic, config: TrainConfig) -> torch.optim.Optim
     """The optimizer of a configuration over all parameters of the network."""
     if config.optimizer == "adamw":
         fused = next(network.parameters()).is_cuda  # one kernel for all parameters
-        return torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=fused)
+        betas = (0.9, config.beta2)
+        return torch.optim.AdamW(network.parameters(), config.learning_rate, betas, weight_decay=0.0, fused=fused)
     return RMSPropNesterov(network.parameters(), lr=config.learning_rate)
 
 
@@ -630,7 +638,7 @@ def _resume(
         raise InputError(
             f"{path.name}: expected a checkpoint of dmplus train; it cannot be read; delete the run's folder"
         ) from error
-    if json.loads(header["config"]) != json.loads(json.dumps(dataclasses.asdict(config))):
+    if TrainConfig.from_json(json.loads(header["config"])) != config:
         raise InputError(
             f"{folder.name}: expected a run of the same configuration to resume; its config.json differs; "
             "choose another folder or remove this one"

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from dmplus import network as N
 from dmplus import training as T
-from dmplus.network import preset
+from dmplus.network import build, preset
 from dmplus.runtime import InputError, Machine
 from dmplus.sampling import SamplingConfig, Segments
 from dmplus.tf_checkpoint import variable_names
@@ -164,10 +166,42 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path, cases, monkeypa
     assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in whole.state_dict().items())
 
 
+def test_a_checkpoint_from_before_a_setting_existed_is_resumed_at_its_default(tmp_path, cases):
+    whole = train(SMALL, cases[:3], [], tmp_path / "whole", machine=CPU, progress=False)
+    train(SMALL, cases[:3], [], tmp_path / "parts", machine=CPU, progress=False, stop_after=2)
+    path = tmp_path / "parts" / "checkpoint.safetensors"
+    with safe_open(path, "pt") as f:
+        header = f.metadata()
+    config = json.loads(header["config"])
+    del config["beta2"]
+    save_file(load_file(path), path, metadata=header | {"config": json.dumps(config)})
+    parts = train(SMALL, cases[:3], [], tmp_path / "parts", machine=CPU, progress=False)
+    assert pd.read_csv(tmp_path / "parts" / "history.csv").step.tolist() == [2, 3, 4, 6]
+    assert all(torch.equal(v, parts.state_dict()[k]) for k, v in whole.state_dict().items())
+
+
+def test_a_short_memory_bounds_the_step_after_one_large_gradient():
+    """Many small gradients, then one large: AdamW moves by rate * 0.1 / sqrt(1 - beta2), and on for some steps."""
+    moved = {}
+    for beta2 in (0.999, 0.95):
+        network = build(SMALL.network)
+        optimizer = T.make_optimizer(network, dataclasses.replace(SMALL, beta2=beta2, learning_rate=1.0))
+        weight = T.kernels(network)[0]
+        for size in [1e-6] * 300 + [1.0]:
+            before = weight.detach().clone()
+            for p in network.parameters():
+                p.grad = torch.full_like(p, size)
+            optimizer.step()
+        moved[beta2] = float((weight - before).abs().mean())
+    assert moved[0.999] > 1.4 and moved[0.95] == pytest.approx(0.1 / 0.05**0.5, rel=0.01)
+
+
 def test_another_configuration_is_not_resumed(tmp_path, cases):
     train(SMALL, cases[:3], [], tmp_path, machine=CPU, progress=False, stop_after=2)
     with pytest.raises(InputError, match="same configuration"):
         train(dataclasses.replace(SMALL, alpha=0.5), cases[:3], [], tmp_path, machine=CPU, progress=False)
+    with pytest.raises(InputError, match="same configuration"):
+        train(dataclasses.replace(SMALL, beta2=0.95), cases[:3], [], tmp_path, machine=CPU, progress=False)
     (tmp_path / "checkpoint.safetensors").write_bytes(b"cut")
     with pytest.raises(InputError, match="cannot be read"):
         train(SMALL, cases[:3], [], tmp_path, machine=CPU, progress=False)
@@ -212,6 +246,8 @@ def test_unknown_settings_are_refused():
         TrainConfig(loss="focal")
     with pytest.raises(InputError, match="large alpha"):
         TrainConfig(alpha=2)
+    with pytest.raises(InputError, match="beta2 of at least 0 and below 1"):
+        TrainConfig(beta2=1)
 
 
 @pytest.mark.parametrize(
