@@ -44,7 +44,7 @@
 
 # %% tags=["parameters"]
 profile: str = "quick"  # smoke for tests, quick for a laptop, gpu for whole brains
-seed: int = 2022  # seed of the synthetic cohort, the networks learnt from training patients of 2022 to 2054
+seed: int = 2022  # seed of the synthetic cohort, the networks learnt from training patients of 2022 to 2086
 patient: int = 2  # which patient of the test part, counted from 0, and round again after the last
 out_dir: str = ""  # where results go, empty for runs/00_start_here and the profile
 
