@@ -108,6 +108,9 @@ def _runs() -> dict[str, list[Run]]:
         prior = "" if more.get("prior", "none") == "none" else f"-{more['prior']}"
         return Run(name=f"jvss-{alpha:g}{prior}-s{seed}", loss="jvss", alpha=alpha, seed=seed, **more)
 
+    def longer(alpha: float, thousand: int, **how: Any) -> Run:
+        return Run(name=f"jvss-{alpha:g}-{thousand}k-s0", loss="jvss", alpha=alpha, steps=thousand * 100, **how)
+
     def first(alpha: float, seed: int) -> dict[str, bool]:  # the runs that are scored on everything
         return {"validated": seed == 0, "second_test": seed == 0 and alpha in (0.995, 0.5)}
 
@@ -162,19 +165,14 @@ def _runs() -> dict[str, list[Run]]:
     unet += [
         Run(name=f"unet-jvss-{a:g}-s0", loss="jvss", alpha=a, network="unet", start="unet-trunk-s0") for a in (0.9, 0.5)
     ]
-    length = [
-        Run(name=f"jvss-{a:g}-{thousand}k-s0", loss="jvss", alpha=a, steps=thousand * 100, **how)
-        for thousand, alphas, how in ((1, (0.995, 0.5), {}), (20, (0.995, 0.5), {}), (80, (0.995,), {}),
-                                      (300, (0.995, 0.5), STEADY))
-        for a in alphas
-    ]  # fmt: skip
+    both = (0.995, 0.5)
+    length = [longer(a, thousand) for thousand in (1, 20) for a in both]
+    length += [longer(0.995, 80), *(longer(a, 300, **STEADY) for a in both)]
     # Whole brains on one GPU, with the quick network and with the paper's; the networks with a path have it from the start.
     whole, paper = (_whole(network, stem) for network, stem in (("quick", "whole"), ("paper", "paper")))
     control = [Run(name="permuted-s0", labels="permuted", start="scratch", steps=1500)]
-    scratch = [
-        Run(name=f"jvss-0.5-scratch{how}-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000, **more)
-        for how, more in (("", {}), ("-steady", STEADY_SCRATCH))
-    ]
+    scratch = [Run(name="jvss-0.5-scratch-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000)]
+    scratch += [dataclasses.replace(scratch[0], name="jvss-0.5-scratch-steady-s0", **STEADY_SCRATCH)]
     return {
         "alpha": alpha, "weights": weights, "segments": segments, "sse": sse,
         "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length,

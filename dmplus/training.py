@@ -264,8 +264,8 @@ def make_optimizer(network: DeepMedic, config: TrainConfig) -> torch.optim.Optim
     """The optimizer of a configuration over all parameters of the network."""
     if config.optimizer == "adamw":
         fused = next(network.parameters()).is_cuda  # one kernel for all parameters
-        betas = (0.9, config.beta2)
-        return torch.optim.AdamW(network.parameters(), config.learning_rate, betas, weight_decay=0.0, fused=fused)
+        how = {"lr": config.learning_rate, "betas": (0.9, config.beta2), "weight_decay": 0.0, "fused": fused}
+        return torch.optim.AdamW(network.parameters(), **how)
     return RMSPropNesterov(network.parameters(), lr=config.learning_rate)
 
 

@@ -106,6 +106,8 @@ def test_sites_differ_within_their_ranges():
         assert all(getattr(s, field)[1:] == getattr(base, field)[1:] for s in sites)
     assert len({s.seed for s in sites} | {base.seed}) == len(sites) + 1  # no patient twice, none of the test's
     assert patient(sites[0], 0).visits
+    text = (WEIGHTS.parents[1] / "notebooks" / "00_start_here.py").read_text(encoding="utf-8")
+    assert f"training patients of {base.seed} to {max(s.seed for s in sites)}" in text
 
 
 def table(*points: tuple[float, float, float]) -> pd.DataFrame:
