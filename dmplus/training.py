@@ -416,7 +416,8 @@ def train(
         )
     network.train()
     example = sampler.batch(0, config.batch).to(machine.device)
-    forward = _compiled(network, example, machine, config.steps - done, compile, progress)
+    # by the length of the whole run, not of what is left: resumed, it must go on with the same arithmetic
+    forward = _compiled(network, example, machine, config.steps if done < config.steps else 0, compile, progress)
     replayed = None if machine.device == "cpu" else _recorded(network, example, config, forward, machine)
     report = Progress(config.steps, "training", done=done, every=10 if progress else math.inf)
     seen: list[dict[str, float]] = []

@@ -166,6 +166,19 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path, cases, monkeypa
     assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in whole.state_dict().items())
 
 
+def test_whether_a_run_is_compiled_does_not_depend_on_where_it_was_stopped(tmp_path, cases, monkeypatch):
+    """Compiled and plain steps round differently, and a resumed run left uncompiled is two or three times slower."""
+    asked = []
+
+    def compiled(network, example, machine, steps, wanted, progress):
+        asked.append(steps)
+
+    monkeypatch.setattr(T, "_compiled", compiled)
+    for stop in (1, 4, None, None):  # the last finds a finished run
+        train(SMALL, cases[:3], [], tmp_path / "run", machine=CPU, progress=False, stop_after=stop)
+    assert asked == [6, 6, 6, 0]
+
+
 def test_a_checkpoint_from_before_a_setting_existed_is_resumed_at_its_default(tmp_path, cases):
     whole = train(SMALL, cases[:3], [], tmp_path / "whole", machine=CPU, progress=False)
     train(SMALL, cases[:3], [], tmp_path / "parts", machine=CPU, progress=False, stop_after=2)
