@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +73,20 @@ FEWER = (-math.inf, 1.0)  #: of a ratio
 
 
 # ------------------------------------------------------------------------------------------------------------ the claims
+#: Runs on whole brains, and what a claim says of them (:data:`dmplus.experiment.ON_GPU`).
+WHOLE = {"whole": "whole brains", "paper": "whole brains, the paper's network"}
+
+
 def claims(results_: Results) -> list[Claim]:
-    """All claims, in the order of the paper."""
-    return [*_alpha(results_), *_against_bce(results_), *_against_sse(results_), *_weights(results_),
-            *_prior(results_), *_triage(results_), *_unet(results_), *_segments(results_), *_control(results_)]  # fmt: skip
+    """All claims, in the order of the paper; those of whole brains where such were run, the others where others were."""
+    r = results_
+    kinds = r.runs["run"].str.partition("-")[0]
+    found = [c for stem, words in WHOLE.items() if stem in set(kinds) for c in _whole(r, stem, words)]
+    if kinds.isin(list(WHOLE)).all():
+        return found
+    jvss = {alpha: r.seeds(f"jvss-{alpha:g}") for alpha in (0.995, 0.9, 0.5)}
+    return [*_alpha(r, jvss), *_against_bce(r, jvss, r.seeds("bce")), *_against_sse(r), *_weights(r), *_prior(r),
+            *_triage(r), *_unet(r), *_segments(r), *_control(r), *found]  # fmt: skip
 
 
 def _table(loss: str, alpha: float | None, quantity: str, network: str = "DeepMedic") -> float:
@@ -106,12 +116,16 @@ def _groups(
     return [r.group(n, prior=prior, second=s) for n, s in asked]
 
 
-def _alpha(r: Results) -> Iterator[Claim]:
-    groups = _groups(r, r.seeds("jvss-0.995"), r.seeds("jvss-0.5"))
+Names = Sequence[str]  #: of the seeds of a run
+
+
+def _alpha(r: Results, jvss: Mapping[float, Names], words: str = "", network: str = "DeepMedic") -> Iterator[Claim]:
+    """jvss: runs by alpha; words: what to say of them beside their alphas; network: whose numbers of the paper."""
+    groups = _groups(r, jvss[0.995], jvss[0.5])
     for quantity, side, word in (("sensitivity", UP, "rises"), ("precision", DOWN, "falls")):
         yield Claim(
-            f"{quantity} {word} with alpha (JVSS, 0.995 against 0.5)",
-            _table("JVSS", 0.995, quantity) - _table("JVSS", 0.5, quantity),
+            f"{quantity} {word} with alpha (JVSS, 0.995 against 0.5{words})",
+            _table("JVSS", 0.995, quantity, network) - _table("JVSS", 0.5, quantity, network),
             compare(getattr(results, quantity), *groups) if groups else None, side, groups,
             f"difference of {quantity} at threshold 0.5",
         )  # fmt: skip
@@ -135,23 +149,19 @@ def at_equal(a: np.ndarray | results.Pooled, b: np.ndarray | results.Pooled) -> 
     return compare(results.fp_at(EQUAL), a, b, ratio=True)
 
 
-def _against_bce(r: Results) -> Iterator[Claim]:
-    bce = r.seeds("bce")
-    for alpha, printed in (
-        (0.995, math.nan),
-        (0.9, _table("JVSS", 0.9, "fp") / _table("BCE", None, "fp")),
-        (0.5, math.nan),
-    ):
-        groups = _groups(r, r.seeds(f"jvss-{alpha:g}"), bce)
+def _against_bce(r: Results, jvss: Mapping[float, Names], bce: Names, words: str = "") -> Iterator[Claim]:
+    for alpha, names in jvss.items():
+        printed = _table("JVSS", 0.9, "fp") / _table("BCE", None, "fp") if alpha == 0.9 else math.nan
+        groups = _groups(r, names, bce)
         yield Claim(
-            f"JVSS (alpha {alpha:g}) has fewer false positives than BCE at equal sensitivity", printed,
+            f"JVSS (alpha {alpha:g}{words}) has fewer false positives than BCE at equal sensitivity", printed,
             matched(*groups) if groups else None, FEWER, groups,
             "ratio of false positives at the sensitivity of BCE at 0.5, JVSS's threshold moved"
             + ("; the paper's alpha 0.9 is at 0.860 against 0.853" if alpha == 0.9 else ""),
         )  # fmt: skip
-    groups = _groups(r, r.seeds("jvss-0.995"), bce)
+    groups = _groups(r, jvss[0.995], bce)
     yield Claim(
-        "VSS does not harm the segmentation of what is found (mDSC, JVSS 0.995 against BCE)",
+        f"VSS does not harm the segmentation of what is found (mDSC, JVSS 0.995 against BCE{words})",
         _table("JVSS", 0.995, "mdsc") - _table("BCE", None, "mdsc"),
         compare(results.mdsc, *groups) if groups else None, (-MDSC_MARGIN, math.inf), groups,
         f"difference of mDSC at 0.5; a loss below {MDSC_MARGIN} counts as none; the two find different lesions",
@@ -443,6 +453,26 @@ def _control(r: Results) -> Iterator[Claim]:
         "negative control: trained on the metastases of other patients, a network finds nothing", math.nan,
         of(results.sensitivity_at(CANDIDATES), groups[0]) if groups else None, (0.0, MARGIN), groups, why,
     )  # fmt: skip
+
+
+def _whole(r: Results, stem: str, words: str) -> Iterator[Claim]:
+    """What the networks trained and scored on whole brains say: alpha, JVSS against BCE, and the prior path from scratch."""
+    bce = {way: [f"{stem}-bce-{way}-s0"] for way in ("none", "path")}
+    jvss = {way: {a: [f"{stem}-jvss-{a:g}-{way}-s0"] for a in (0.995, 0.5)} for way in bce}
+    yield from _alpha(r, jvss["none"], f", {words}")
+    yield from _alpha(r, jvss["path"], f", {words}, prior path", "DeepMedic+")
+    yield from _against_bce(r, jvss["none"], bce["none"], f", {words}")
+    printed = {a: _table("JVSS", a, "fp", "DeepMedic+") / _table("JVSS", a, "fp") for a in (0.995, 0.5)}
+    for loss, path, none, number in (
+        ("BCE", bce["path"], bce["none"], math.nan),
+        *((f"alpha {a:g}", jvss["path"][a], jvss["none"][a], printed[a]) for a in (0.995, 0.5)),
+    ):
+        for prior, visits in ((None, "all visits"), (True, "visits with a prior")):
+            groups = _groups(r, path, none, prior=prior)
+            yield Claim(
+                f"the prior path removes false positives ({loss}, {words}, {visits})", math.nan if prior else number,
+                at_equal(*groups) if groups else None, FEWER, groups, f"ratio of false positives at sensitivity {EQUAL:g}",
+            )  # fmt: skip
 
 
 def claims_table(r: Results) -> pd.DataFrame:

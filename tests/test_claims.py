@@ -297,6 +297,36 @@ def test_every_claim_has_one_line_and_no_run_is_asked_for_in_vain(folder, monkey
     assert len(asked) > 20 and asked <= known
 
 
+def test_whole_brains_have_claims_of_their_own(folder, tmp_path, monkeypatch):
+    """A path that removes most false positives, scores of 0.995 and 0.5 as they should be, and nothing of the other sets."""
+    draw, made = rng(3, "whole"), {}
+    for way, less in (("none", 1), ("path", 3)):
+        for name, found, false in (("bce", 18, 12), ("jvss-0.995", 28, 6), ("jvss-0.5", 14, 3)):
+            made[f"whole-{name}-{way}-s0"] = ("prior", rows_of(draw, found=found, false=false / less))
+    r = Results(collected(tmp_path / "rows", made))
+    table = claims.claims_table(r).set_index("claim")
+    assert len(table) == 13 and table.index.str.contains("whole brains").all()
+    said = table["verdict"]
+    for claim in (
+        "sensitivity rises with alpha (JVSS, 0.995 against 0.5, whole brains)",
+        "JVSS (alpha 0.995, whole brains) has fewer false positives than BCE at equal sensitivity",
+        "the prior path removes false positives (BCE, whole brains, visits with a prior)",
+        "the prior path removes false positives (alpha 0.995, whole brains, all visits)",
+    ):
+        assert said[claim] == "holds", claim
+    rises = table["paper"].filter(like="sensitivity rises")
+    assert rises.tolist() == pytest.approx([0.946 - 0.802, 0.932 - 0.842])
+    both = tmp_path / "both"
+    collected(both, {**made, "bce-s0": ("prior", rows_of(draw, found=18, false=12))})
+    assert len(claims.claims(Results(both))) == 13 + len(claims.claims(Results(folder)))
+    # each run of these sets is asked for
+    asked = set()
+    monkeypatch.setattr(claims, "_groups", lambda r, *runs, **_: asked.update(n for part in runs for n in part) or [])
+    for stem in claims.WHOLE:
+        list(claims._whole(r, stem, ""))
+    assert asked == {run.name for name in experiment.ON_GPU for run in experiment.SETS[name]}
+
+
 def test_own_runs_stand_beside_the_shipped_ones(folder, tmp_path):
     draw = rng(1, "own")
     own = collected(
