@@ -124,10 +124,12 @@ def preset(name: str, *, prior: str = "path") -> NetworkConfig:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation whose inference statistics are the mean of the last ``window`` batches, not a moving average.
+    """Batch normalisation and PReLU. At inference its statistics are the mean of the last ``window`` batches', not a moving
+    average.
 
-    (B, C, X, Y, Z) → the same. A channel that does not vary within the batch (an absent prior, a constant image) is
-    passed on as the bias alone, with zero gradient: without an epsilon its gradient would be infinite.
+    (B, C, X, Y, Z) and the PReLU's slope (C,) → (B, C, X, Y, Z). A channel that does not vary within the batch (an absent
+    prior, a constant image) is passed on as the bias alone, with zero gradient: without an epsilon its gradient would be
+    infinite.
     """
 
     def __init__(self, channels: int, epsilon: float, window: int) -> None:
@@ -139,30 +141,78 @@ class BatchNorm(nn.Module):
         self.register_buffer("variances", torch.ones(window, channels))
         self.register_buffer("row", torch.zeros(1, dtype=torch.int64))  # the row that the next batch overwrites
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, slope: Tensor) -> Tensor:
         if not self.training:
             mean, variance = self.means.mean(0), self.variances.mean(0)
             varies = _varies(mean, variance)
-            return F.batch_norm(
+            y = F.batch_norm(
                 x, mean, torch.where(varies, variance, 1), self.weight * varies, self.bias, eps=self.epsilon
             )
-        wide = x.float()
-        mean = wide.mean((0, 2, 3, 4), keepdim=True)  # (1, C, 1, 1, 1)
-        # The variance does not change with the mean that is subtracted (to first order): no gradient through it.
-        variance = (wide - mean.detach()).square().mean((0, 2, 3, 4), keepdim=True)  # biased
+            return F.prelu(y, slope.to(x.dtype))
         with torch.no_grad():
-            self.means.index_copy_(0, self.row, mean.view(1, -1))
-            self.variances.index_copy_(0, self.row, variance.view(1, -1))
+            wide = x.float()
+            mean = wide.mean(EACH)  # (C,)
+            variance = (wide - _wide(mean)).square().mean(EACH)  # biased
+            self.means.index_copy_(0, self.row, mean[None])
+            self.variances.index_copy_(0, self.row, variance[None])
             self.row.copy_((self.row + 1) % len(self.means))
-        varies = _varies(mean, variance)
-        scale = self.weight.view_as(mean) * varies * (torch.where(varies, variance, 1) + self.epsilon).rsqrt()
-        # As one factor and one summand per channel: the backward pass then needs x alone, in the precision it came in.
-        return torch.addcmul(self.bias.view_as(mean) - mean * scale, wide, scale).to(x.dtype)
+            varies = _varies(mean, variance)
+            root = varies * (torch.where(varies, variance, 1) + self.epsilon).rsqrt()  # 1 / standard deviation, or 0
+        return _NormPReLU.apply(x, self.weight, self.bias, slope, mean, root)
+
+
+EACH = (0, 2, 3, 4)  #: all axes but the channels'
+
+
+def _wide(x: Tensor) -> Tensor:
+    """(C,) → (1, C, 1, 1, 1)."""
+    return x.view(1, -1, 1, 1, 1)
 
 
 def _varies(mean: Tensor, variance: Tensor) -> Tensor:
     """Whether a channel varies by more than the rounding noise of a constant."""
     return variance > 1e-12 * mean**2 + 1e-16
+
+
+@torch.library.custom_op("dmplus::once", mutates_args=())
+def _once(x: Tensor) -> Tensor:
+    """A copy. A compiler cannot look inside: numbers per channel would else be computed anew for every voxel."""
+    return x.clone()
+
+
+@_once.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class _NormPReLU(torch.autograd.Function):
+    """PReLU of (x − mean) · root · weight + bias, where mean and root are x's own, in float32 whatever x comes in.
+
+    Written out, since both directions then pass over x as seldom as they can and keep x alone from one to the other.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, mean: Tensor, root: Tensor) -> Tensor:
+        scale = weight * root
+        scale, shift = _once(torch.stack((scale, bias - mean * scale)))
+        ctx.save_for_backward(x, slope, mean, root, scale, shift)
+        return F.prelu(torch.addcmul(_wide(shift), x.float(), _wide(scale)), slope).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, slope, mean, root, scale, shift = ctx.saved_tensors
+        wide, dy = x.float(), grad.float()
+        z = torch.addcmul(_wide(shift), wide, _wide(scale))
+        dz = torch.where(z > 0, dy, dy * _wide(slope))
+        d_slope = (dy * z.clamp(max=0)).sum(EACH)
+        d_bias = dz.sum(EACH)
+        d_root = (dz * (wide - _wide(mean))).sum(EACH)  # of weight · root
+        # x moves the mean and the variance, too: dx = scale · (dz − mean of dz − (x − mean) · root² · mean of dz · (x − mean))
+        n = x.numel() // x.shape[1]
+        slant = -scale * root**2 * d_root / n
+        slant, level = _once(torch.stack((slant, -scale * d_bias / n - slant * mean)))
+        dx = torch.addcmul(_wide(level), wide, _wide(slant)).addcmul_(dz, _wide(scale))
+        return dx.to(x.dtype), d_root * root, d_bias, d_slope, None, None
 
 
 class Block(nn.Module):
@@ -185,7 +235,7 @@ class Block(nn.Module):
         if hasattr(self, "shift"):  # conv(x + shift), written so that training needs no gradient of the image
             y = self.conv(x)
             return y + torch.einsum("oixyz,i->o", self.conv.weight, self.shift).to(y.dtype).view(1, -1, 1, 1, 1)
-        x = F.prelu(self.norm(x), self.slope.to(x.dtype))
+        x = self.norm(x, self.slope)
         if self.dropout > 0 and self.scaling == "inverted":
             x = (x * _kept(x, self.dropout)).mul(1 / (1 - self.dropout)).to(x.dtype) if self.training else x
         elif self.dropout > 0:  # released: the mask is not rescaled in training, all values shrink at inference
@@ -230,15 +280,45 @@ class Pathway(nn.Module):
         return x
 
 
+@torch.library.custom_op("dmplus::add_centre", mutates_args=())
 def _add(y: Tensor, early: Tensor) -> Tensor:
-    """y + the centre of an earlier, larger tensor; channels beyond the smaller count are left as they are in y."""
-    start = [(n - m) // 2 for n, m in zip(early.shape[2:], y.shape[2:], strict=True)]
-    for axis, (s, m) in enumerate(zip(start, y.shape[2:], strict=True), 2):
-        early = early.narrow(axis, s, m)
+    """y + the centre of an earlier, larger tensor; channels beyond the smaller count are left as they are in y.
+
+    An operation of its own, since a compiler that works the sum into the next block's statistics leaves them to one core.
+    """
     shared = min(y.shape[1], early.shape[1])
-    if shared == y.shape[1]:
-        return y + early[:, :shared]
-    return torch.cat((y[:, :shared] + early[:, :shared], y[:, shared:]), 1)
+    out = torch.empty_like(y)
+    torch.add(y[:, :shared], _centre(early, y.shape)[:, :shared], out=out[:, :shared])
+    out[:, shared:] = y[:, shared:]
+    return out
+
+
+@_add.register_fake
+def _(y: Tensor, early: Tensor) -> Tensor:
+    return torch.empty_like(y)
+
+
+def _add_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    channels, *edges = ctx.early[1:]
+    pads = []
+    for n, m in zip(reversed(edges), reversed(grad.shape[2:]), strict=True):
+        pads += [(n - m) // 2, n - m - (n - m) // 2]
+    shared = min(channels, grad.shape[1])
+    return grad, F.pad(grad[:, :shared], (*pads, 0, channels - shared))
+
+
+def _keep_shape(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.early = inputs[1].shape
+
+
+_add.register_autograd(_add_backward, setup_context=_keep_shape)
+
+
+def _centre(x: Tensor, like: Sequence[int]) -> Tensor:
+    """The middle of x (B, C, ...) that has the edges of the shape ``like``."""
+    for axis, m in enumerate(like[2:], 2):
+        x = x.narrow(axis, (x.shape[axis] - m) // 2, m)
+    return x
 
 
 def build(config: NetworkConfig) -> DeepMedic:

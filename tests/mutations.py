@@ -73,7 +73,7 @@ FAULTS = (
     fault(
         "residual crop shifted by one",
         "network",
-        ("start = [(n - m) // 2 for", "start = [(n - m) // 2 + 1 for"),
+        ("(x.shape[axis] - m) // 2, m)", "(x.shape[axis] - m) // 2 + 1, m)"),
         tests=NETWORK,
     ),
     fault(
@@ -198,6 +198,24 @@ FAULTS = (
         "unet",
         ("slice(m, n - m)", "slice(m + 1, n - m + 1)"),
         tests="test_unet.py",
+    ),
+    fault(
+        "the residual's gradient shifted by one",
+        "network",
+        ("(n - m) // 2, n - m - (n - m) // 2]", "(n - m) // 2 + 1, n - m - (n - m) // 2 - 1]"),
+        tests="test_network.py::test_a_residual_connection_adds_the_centre_of_the_shared_channels",
+    ),
+    fault(
+        "the mean moves with no voxel",
+        "network",
+        ("-scale * d_bias / n - slant * mean", "-slant * mean"),
+        tests="test_network.py::test_the_written_out_gradients_are_those_of_the_formula",
+    ),
+    fault(
+        "the variance moves with no voxel",
+        "network",
+        ("slant = -scale *", "slant = 0 * -scale *"),
+        tests="test_network.py::test_the_written_out_gradients_are_those_of_the_formula",
     ),
     fault("batch statistics always in one row", "network", ("(self.row + 1)", "(self.row + 0)"), tests=STEP),
     fault(

@@ -116,11 +116,56 @@ def test_batch_statistics_are_the_mean_of_the_last_batches():
     norm = N.BatchNorm(3, 1e-5, 4).train()
     xs = [torch.randn(2, 3, 4, 4, 4) * (i + 1) + i for i in range(6)]
     for x in xs:
-        norm(x)
+        norm(x, torch.ones(3))
     kept = xs[2:]
     assert torch.allclose(norm.means.mean(0), torch.stack([x.mean((0, 2, 3, 4)) for x in kept]).mean(0), atol=1e-5)
     biased = torch.stack([x.var((0, 2, 3, 4), correction=0) for x in kept]).mean(0)
     assert torch.allclose(norm.variances.mean(0), biased, rtol=1e-4)
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, N.FLOAT32_TINY])
+def test_the_written_out_gradients_are_those_of_the_formula(epsilon):
+    """Values and all gradients of normalisation and PReLU against automatic differentiation; a constant channel has none."""
+    torch.manual_seed(0)
+    norm = N.BatchNorm(4, epsilon, 4).train()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.5, -0.7, 0.3, 2.0]))
+        norm.bias.copy_(torch.tensor([0.2, 0.1, -0.4, -0.3]))
+    slope = torch.tensor([0.01, 0.25, -0.3, 0.5], requires_grad=True)
+    x = (torch.randn(2, 4, 5, 6, 7) * torch.tensor([1.0, 3.0, 0.1, 1.0]).view(4, 1, 1, 1) + 2).requires_grad_()
+    with torch.no_grad():
+        x[:, 3] = 1.7
+    wide = x.double()
+    mean = wide.mean((0, 2, 3, 4), keepdim=True)
+    variance = (wide - mean).square().mean((0, 2, 3, 4), keepdim=True)
+    weight, bias = (p.double().view(1, 4, 1, 1, 1) for p in (norm.weight, norm.bias))
+    varies = torch.tensor([1.0, 1.0, 1.0, 0.0]).view(1, 4, 1, 1, 1)
+    root = torch.where(varies > 0, variance, 1).add(epsilon).rsqrt()
+    expected = torch.nn.functional.prelu((wide - mean) * root * weight * varies + bias, slope.double())
+    y = norm(x, slope)
+    assert torch.allclose(y.double(), expected, atol=1e-5)
+    weights = torch.randn_like(y)
+    asked = (x, norm.weight, norm.bias, slope)
+    ours, wanted = (
+        torch.autograd.grad((y * weights).sum(), asked),
+        torch.autograd.grad((expected * weights).sum(), asked),
+    )
+    for name, a, b in zip(("x", "weight", "bias", "slope"), ours, wanted, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max())), name
+    assert float(ours[0][:, 3].abs().max()) == 0 and float(ours[1][3]) == 0
+
+
+@pytest.mark.parametrize(("channels", "earlier"), [(5, 3), (3, 5), (4, 4)])
+def test_a_residual_connection_adds_the_centre_of_the_shared_channels(channels, earlier):
+    y = torch.randn(2, channels, 3, 4, 5, requires_grad=True)
+    early = torch.randn(2, earlier, 7, 8, 9, requires_grad=True)
+    shared = min(channels, earlier)
+    expected = torch.cat((y[:, :shared] + early[:, :shared, 2:5, 2:6, 2:7], y[:, shared:]), 1)
+    ours = N._add(y, early)
+    assert torch.equal(ours, expected)
+    weights = torch.randn_like(expected)
+    pairs = (torch.autograd.grad((z * weights).sum(), (y, early)) for z in (ours, expected))
+    assert all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
 
 
 def test_add_prior_path_starts_as_the_same_function():
