@@ -142,23 +142,28 @@ class BatchNorm(nn.Module):
         self.register_buffer("row", torch.zeros(1, dtype=torch.int64))  # the row that the next batch overwrites
 
     def forward(self, x: Tensor, slope: Tensor) -> Tensor:
-        if not self.training:
-            mean, variance = self.means.mean(0), self.variances.mean(0)
+        if self.training:
+            with torch.no_grad():
+                wide = x.float()
+                mean = wide.mean(EACH)  # (C,)
+                variance = (wide - _wide(mean)).square().mean(EACH)  # biased
+                self.means.index_copy_(0, self.row, mean[None])
+                self.variances.index_copy_(0, self.row, variance[None])
+                self.row.copy_((self.row + 1) % len(self.means))
+            return _NormPReLU.apply(x, self.weight, self.bias, slope, mean, self._root(mean, variance))
+        mean, variance = self.means.mean(0), self.variances.mean(0)
+        if x.is_cuda:  # one kernel, without copies in float32
             varies = _varies(mean, variance)
             y = F.batch_norm(
                 x, mean, torch.where(varies, variance, 1), self.weight * varies, self.bias, eps=self.epsilon
             )
             return F.prelu(y, slope.to(x.dtype))
-        with torch.no_grad():
-            wide = x.float()
-            mean = wide.mean(EACH)  # (C,)
-            variance = (wide - _wide(mean)).square().mean(EACH)  # biased
-            self.means.index_copy_(0, self.row, mean[None])
-            self.variances.index_copy_(0, self.row, variance[None])
-            self.row.copy_((self.row + 1) % len(self.means))
-            varies = _varies(mean, variance)
-            root = varies * (torch.where(varies, variance, 1) + self.epsilon).rsqrt()  # 1 / standard deviation, or 0
-        return _NormPReLU.apply(x, self.weight, self.bias, slope, mean, root)
+        return _prelu(x, *_scale_and_shift(self.weight, self.bias, mean, self._root(mean, variance)), slope)
+
+    def _root(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """1 / standard deviation (C,), 0 for a channel that does not vary."""
+        varies = _varies(mean, variance)
+        return varies * (torch.where(varies, variance, 1) + self.epsilon).rsqrt()
 
 
 EACH = (0, 2, 3, 4)  #: all axes but the channels'
@@ -185,18 +190,31 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
+_once.register_autograd(lambda ctx, grad: grad)
+
+
+def _scale_and_shift(weight: Tensor, bias: Tensor, mean: Tensor, root: Tensor) -> Tensor:
+    """The two numbers per channel (2, C) that normalise x: x · scale + shift."""
+    scale = weight * root
+    return _once(torch.stack((scale, bias - mean * scale)))
+
+
+def _prelu(x: Tensor, scale: Tensor, shift: Tensor, slope: Tensor) -> Tensor:
+    """PReLU of x · scale + shift, in float32 whatever x (B, C, X, Y, Z) comes in and goes out."""
+    return F.prelu(torch.addcmul(_wide(shift), x.float(), _wide(scale)), slope).to(x.dtype)
+
+
 class _NormPReLU(torch.autograd.Function):
-    """PReLU of (x − mean) · root · weight + bias, where mean and root are x's own, in float32 whatever x comes in.
+    """PReLU of (x − mean) · root · weight + bias, where mean and root are x's own.
 
     Written out, since both directions then pass over x as seldom as they can and keep x alone from one to the other.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor, mean: Tensor, root: Tensor) -> Tensor:
-        scale = weight * root
-        scale, shift = _once(torch.stack((scale, bias - mean * scale)))
+        scale, shift = _scale_and_shift(weight, bias, mean, root)
         ctx.save_for_backward(x, slope, mean, root, scale, shift)
-        return F.prelu(torch.addcmul(_wide(shift), x.float(), _wide(scale)), slope).to(x.dtype)
+        return _prelu(x, scale, shift, slope)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

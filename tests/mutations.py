@@ -98,8 +98,8 @@ FAULTS = (
         "unbiased batch variance",
         "network",
         (
-            "square().mean((0, 2, 3, 4), keepdim=True)",
-            "square().sum((0, 2, 3, 4), keepdim=True) / (wide[:, 0].numel() - 1)",
+            "square().mean(EACH)",
+            "square().sum(EACH) / (wide[:, 0].numel() - 1)",
         ),
         tests=STEP,
     ),
