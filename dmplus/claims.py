@@ -77,9 +77,8 @@ FEWER = (-math.inf, 1.0)  #: of a ratio
 WHOLE = {"whole": "whole brains", "paper": "whole brains, the paper's network"}
 
 
-def claims(results_: Results) -> list[Claim]:
+def claims(r: Results) -> list[Claim]:
     """All claims, in the order of the paper; those of whole brains where such were run, the others where others were."""
-    r = results_
     kinds = r.runs["run"].str.partition("-")[0]
     found = [c for stem, words in WHOLE.items() if stem in set(kinds) for c in _whole(r, stem, words)]
     if kinds.isin(list(WHOLE)).all():
@@ -104,6 +103,11 @@ def _printed(quantity: str, network: str, loss: str, alpha: float | None = None)
     if alpha is not None:
         rows = rows[rows["alpha"] == alpha]
     return float(rows["printed"].iloc[0])
+
+
+def _printed_ratio(alpha: float) -> float:
+    """False positives with the prior path over those without, of the paper's Table 1."""
+    return _table("JVSS", alpha, "fp", "DeepMedic+") / _table("JVSS", alpha, "fp")
 
 
 def _groups(
@@ -264,14 +268,12 @@ def _on_line(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def _prior(r: Results) -> Iterator[Claim]:
-    paper_all = {0.995: _table("JVSS", 0.995, "fp", "DeepMedic+") / _table("JVSS", 0.995, "fp"),
-                 0.5: _table("JVSS", 0.5, "fp", "DeepMedic+") / _table("JVSS", 0.5, "fp")}  # fmt: skip
     fewer = _printed("fewer fp, volumes with a prior", "DeepMedic+", "JVSS", 0.995)
     paper_with = {0.995: 1 - fewer / 100, 0.5: math.nan}
     for alpha in (0.995, 0.5):
         path, none = (r.seeds(f"jvss-{alpha:g}-fresh-{way}") for way in ("path", "none"))
         for prior, words, printed in (
-            (None, "all visits", paper_all[alpha]),
+            (None, "all visits", _printed_ratio(alpha)),
             (True, "visits with a prior", paper_with[alpha]),
         ):
             groups = _groups(r, path, none, prior=prior)
@@ -462,10 +464,9 @@ def _whole(r: Results, stem: str, words: str) -> Iterator[Claim]:
     yield from _alpha(r, jvss["none"], f", {words}")
     yield from _alpha(r, jvss["path"], f", {words}, prior path", "DeepMedic+")
     yield from _against_bce(r, jvss["none"], bce["none"], f", {words}")
-    printed = {a: _table("JVSS", a, "fp", "DeepMedic+") / _table("JVSS", a, "fp") for a in (0.995, 0.5)}
     for loss, path, none, number in (
         ("BCE", bce["path"], bce["none"], math.nan),
-        *((f"alpha {a:g}", jvss["path"][a], jvss["none"][a], printed[a]) for a in (0.995, 0.5)),
+        *((f"alpha {a:g}", jvss["path"][a], jvss["none"][a], _printed_ratio(a)) for a in (0.995, 0.5)),
     ):
         for prior, visits in ((None, "all visits"), (True, "visits with a prior")):
             groups = _groups(r, path, none, prior=prior)
