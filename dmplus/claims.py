@@ -59,13 +59,17 @@ def verdict(ours: Estimate | None, null: tuple[float, float]) -> str:
     if math.isnan(ours.value) or math.isnan(ours.low):
         return "not shown"
     low, high = null
-    if low <= ours.low and ours.high <= high:
+    direction = math.isinf(low) or math.isinf(high)  # then the null itself is not on the paper's side
+
+    def inside(x: np.ndarray | float) -> np.ndarray | bool:
+        return (low < x) & (x < high) if direction else (low <= x) & (x <= high)
+
+    if inside(ours.low) and inside(ours.high):
         return "holds"
     if ours.high < low or ours.low > high:
         return "opposite"
     draws = ours.draws[~np.isnan(ours.draws)]
-    inside = ((draws >= low) & (draws <= high)).mean()
-    return "weak" if low <= ours.value <= high and inside >= WEAK else "not shown"
+    return "weak" if inside(ours.value) and np.mean(inside(draws)) >= WEAK else "not shown"
 
 
 UP, DOWN = (0.0, math.inf), (-math.inf, 0.0)

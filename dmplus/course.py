@@ -437,7 +437,7 @@ def bench(*, seconds: float = 20.0, steps: int = 30, shape: tuple[int, int, int]
     how, networks = {"plain": False, "compiled": True}, ["quick"]
     if machine.device != "cpu":
         how, networks, steps = {"recorded": False}, ["quick", "paper"], 10 * steps
-    elif not training.has_compiler(machine):
+    elif not training.has_compiler():
         del how["compiled"]
 
     def predict(name: str, prior: str, compiled: bool) -> str:

@@ -262,22 +262,24 @@ class Block(nn.Module):
 
 
 @torch.library.custom_op("dmplus::random_bytes", mutates_args=())
-def _random_bytes(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Uniform bytes, eight from each 64-bit number of torch's generator: drawing them one by one costs a fifth of a step."""
-    count = math.prod(shape)
-    words = torch.empty(count // 8 + 1, dtype=torch.int64, device=device).random_(-(2**63), None)
-    return words.view(torch.uint8)[:count].view(shape)
+def _random_bytes(x: Tensor) -> Tensor:
+    """Uniform bytes, as many as x has elements, eight from each 64-bit number of torch's generator: drawing them one by one
+    costs a fifth of a step. They depend on x in nothing but their number, yet a compiler that saw no x would take two layers'
+    bytes for one and the same."""
+    words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    return words.view(torch.uint8)[: x.numel()]
 
 
 @_random_bytes.register_fake
-def _(shape: Sequence[int], device: torch.device) -> Tensor:
-    return torch.empty(shape, dtype=torch.uint8, device=device)
+def _(x: Tensor) -> Tensor:
+    return torch.empty(x.numel(), dtype=torch.uint8, device=x.device)
 
 
 def _kept(x: Tensor, rate: float) -> Tensor:
     """Dropout's mask for x (B, C, ...): 0 with probability ``rate`` (to 1/256), else 1; laid out with channels last."""
     b, c, *edges = x.shape
-    return (_random_bytes([b, *edges, c], x.device).movedim(-1, 1).float() / 256 + (1 - rate)).floor()
+    drawn = _random_bytes(x.detach()).view(b, *edges, c).movedim(-1, 1)
+    return (drawn.float() / 256 + (1 - rate)).floor()
 
 
 class Pathway(nn.Module):

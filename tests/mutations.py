@@ -183,6 +183,18 @@ FAULTS = (
         ("np.maximum.accumulate(np.nan_to_num(height)[..., ::-1], -1)[..., ::-1]", "np.nan_to_num(height)"),
         tests="test_claims.py",
     ),
+    fault(
+        "no difference is on the paper's side",
+        "claims",
+        ("direction = math.isinf(low) or math.isinf(high)", "direction = False"),
+        tests="test_claims.py",
+    ),
+    fault(
+        "two layers of dropout share a mask when compiled",
+        "network",
+        ("_random_bytes(x.detach())", "_random_bytes(torch.zeros(x.shape, device=x.device))"),
+        tests="test_training.py",
+    ),
     fault("a weak verdict needs nothing", "claims", ("WEAK = 0.8", "WEAK = 0.0"), tests="test_claims.py"),
     fault(
         "the rival's false positives are moved instead",

@@ -601,7 +601,7 @@ def test_the_bench_times_prediction_and_training(monkeypatch: pytest.MonkeyPatch
     smoke = network.preset("smoke", prior="path")
     monkeypatch.setattr(network, "preset", lambda name, prior: dataclasses.replace(smoke, prior=prior))
     monkeypatch.setattr(training, "preset", network.preset)
-    monkeypatch.setattr(training, "has_compiler", lambda machine: False)
+    monkeypatch.setattr(training, "has_compiler", lambda: False)
     monkeypatch.setattr(runtime, "machine", lambda: runtime.Machine("cpu", "float32", "test"))
     table = course.bench(seconds=0.0, steps=6, shape=(48, 48, 48))
     lines = [line.split() for line in table.splitlines()[1:]]

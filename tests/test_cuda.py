@@ -44,7 +44,7 @@ def test_a_recorded_step_is_the_plain_one(prior, loss):
     torch.manual_seed(0)
     recorded = DeepMedic(config.network).cuda().train()
     sampler = Sampler(Volumes([c.normalised() for c in CASES], device="cuda"), config.network, config.sampling, seed=0)
-    replayed = training.Replayed(recorded, sampler.batch(0), config, None, GPU)
+    replayed = training.Replayed(recorded, sampler.batch(0), config, GPU)
     optimizer = training.make_optimizer(recorded, config)
     for step in range(1, 4):
         segments = sampler.batch(step)
@@ -66,7 +66,7 @@ def test_dropout_is_drawn_anew_at_each_replay_and_repeats_with_its_seed():
     network = DeepMedic(dataclasses.replace(config.network, dropout=(0, 0.5, 0.5))).cuda().train()
     sampler = Sampler(Volumes([c.normalised() for c in CASES], device="cuda"), network.config, config.sampling, seed=0)
     segments = sampler.batch(0)
-    replayed = training.Replayed(network, sampler.batch(0), config, None, GPU)
+    replayed = training.Replayed(network, sampler.batch(0), config, GPU)
 
     def loss(seed: int) -> float:
         torch.manual_seed(seed)

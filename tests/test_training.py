@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from dmplus import network as N
 from dmplus import training as T
-from dmplus.network import build, preset
+from dmplus.network import NetworkConfig, build, preset
 from dmplus.runtime import InputError, Machine
-from dmplus.sampling import SamplingConfig, Segments
+from dmplus.sampling import Sampler, SamplingConfig, Segments, Volumes
 from dmplus.tf_checkpoint import variable_names
 from dmplus.training import RMSPropNesterov, TrainConfig, quick_config, train
 
@@ -177,6 +177,35 @@ def test_whether_a_run_is_compiled_does_not_depend_on_where_it_was_stopped(tmp_p
     for stop in (1, 4, None, None):  # the last finds a finished run
         train(SMALL, cases[:3], [], tmp_path / "run", machine=CPU, progress=False, stop_after=stop)
     assert asked == [6, 6, 6, 0]
+
+
+@pytest.mark.skipif(not T.has_compiler(), reason="no compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_a_compiled_step_is_the_plain_one(cases):
+    """With the same dropout in both: a mask for each of the two layers."""
+    small = NetworkConfig(prior="none", features=(16, 16), low_factors=(), fully_connected=(16, 16), residual_layers=(),
+                          residual_fully_connected=(), dropout=(0, 0.25, 0.25), dropout_scaling="inverted")  # fmt: skip
+    config = dataclasses.replace(SMALL, network=small, loss="jvss")
+    torch.manual_seed(0)
+    network = build(small).to(memory_format=torch.channels_last_3d).train()
+    sampler = Sampler(Volumes([c.normalised() for c in cases[:3]]), small, config.sampling, seed=0)
+    forward = T._compiled(network, sampler.batch(0, 4), CPU, 1000, True, False)
+    segments = sampler.batch(1, 4)
+    gradients = []
+    for way in (None, forward):
+        torch.manual_seed(1)
+        loss = float(T._gradients(network, segments, config, way, CPU)["loss"])
+        gradients.append([p.grad.clone() for p in network.parameters()])
+        assert forward is not None and loss > 0
+    for ours, plain in zip(*gradients, strict=True):
+        assert torch.allclose(ours, plain, rtol=1e-3, atol=1e-5)
+
+
+def test_nothing_is_compiled_on_a_gpu(capsys):
+    gpu = dataclasses.replace(CPU, device="cuda")
+    assert T._compiled(build(SMALL.network), None, gpu, 10**6, None, False) is None and not capsys.readouterr().out
+    assert T._compiled(build(SMALL.network), None, gpu, 10**6, True, False) is None
+    assert "recorded" in capsys.readouterr().out
 
 
 def test_a_checkpoint_from_before_a_setting_existed_is_resumed_at_its_default(tmp_path, cases):
