@@ -709,7 +709,8 @@ display(evidence.over_alpha_at_equal(own, both)[["fewest", "most", "not reached 
 # Training and test patients share one template and one generator, so all numbers are flattered, and a difference between
 # losses may be one of this generator. Most trainings have one seed: their intervals are over patients alone, and another seed
 # may move a point by more. All losses were fine-tuned from one trunk with one learning rate, chosen for BCE: a loss that needs
-# another rate is at a disadvantage. And the trainings are short, as their table says: large alpha is punished most by that.
+# another rate is at a disadvantage. The trainings are short, as their table says: large alpha is punished most by that. And in
+# those that were compiled, on a processor, the two layers with dropout shared one mask: a fault, mended after they were made.
 #
 # ## Self-test
 #

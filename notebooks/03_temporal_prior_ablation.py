@@ -728,7 +728,8 @@ print(temporal.answer(rows, ways, reads, clear, calm))
 # for equal sensitivity are read from the test patients themselves: fair between networks, not a promise for the next patient.
 # Figure 3 takes the largest change in an object, which favours large ones, as a look at the difference image does.
 # Paths that were added in fine-tuning had little time to learn; the paper trains its path from scratch. And zeroing a prior
-# in test shows a network something it knows from first visits; another patient's prior is something it has never seen.
+# in test shows a network something it knows from first visits; another patient's prior is something it has never seen. In
+# trainings that were compiled, on a processor, the two layers with dropout shared one mask (mended after they were made).
 #
 # ## Self-test
 #
