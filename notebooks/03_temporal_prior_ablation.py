@@ -727,9 +727,10 @@ print(temporal.answer(rows, ways, reads, clear, calm))
 # change more, and real look-alikes less. Most runs have one seed, and the yardstick says how much that can be. The thresholds
 # for equal sensitivity are read from the test patients themselves: fair between networks, not a promise for the next patient.
 # Figure 3 takes the largest change in an object, which favours large ones, as a look at the difference image does.
-# Paths that were added in fine-tuning had little time to learn; the paper trains its path from scratch. And zeroing a prior
-# in test shows a network something it knows from first visits; another patient's prior is something it has never seen. In
-# trainings that were compiled, on a processor, the two layers with dropout shared one mask (mended after they were made).
+# Paths that were added in fine-tuning had little time to learn; the paper trains its path from scratch, and ours that were
+# trained so (the rows *BCE from scratch* and *whole brains*) saw few segments beside the paper's. And zeroing a prior in test
+# shows a network something it knows from first visits; another patient's prior is something it has never seen. In trainings
+# that were compiled, on a processor, the two layers with dropout shared one mask (mended after they were made).
 #
 # ## Self-test
 #
