@@ -355,8 +355,8 @@ texts = ["the prior path removes", "path than as a channel", "the gain is not th
 display(evidence.verdicts(verdicts, of_claims=texts))
 
 # %% [markdown]
-# And on **whole brains** (240 × 240 × 155 voxels) of other patients, trained on one GPU (`dmplus experiment whole`): here the path
-# was there from the start, as in the paper.
+# And on **whole brains** (240 × 240 × 155 voxels) of other patients, trained on one GPU (`dmplus experiment whole`). Here the
+# path was there from the start, as in the paper.
 
 # %%
 brains = claims.claims_table(evidence.shipped("gpu"))
