@@ -527,6 +527,30 @@ FAULTS = (
         tests="test_experiment.py::test_a_healthy_prior_is_the_same_scan_before_any_metastasis",
     ),
     fault(
+        "a frozen scan is 1 % less sharp",
+        "synthetic_scanner",
+        ("config.psf_mm / 2.3548", "1.01 * config.psf_mm / 2.3548"),
+        tests="test_synthetic.py::test_the_frozen_cohort_is_as_it_was",
+    ),
+    fault(
+        "frozen lesions are 5 % brighter",
+        "synthetic_scanner",
+        ("level = 1 + (each.level - 1) *", "level = 1 + 1.05 * (each.level - 1) *"),
+        tests="test_synthetic.py::test_the_frozen_cohort_is_as_it_was",
+    ),
+    fault(
+        "frozen priors lie 5 % further off",
+        "synthetic_scanner",
+        ("total = random.uniform(*config.misregistration_mm)", "total = 1.05 * random.uniform(*config.misregistration_mm)"),
+        tests="test_synthetic.py::test_the_frozen_cohort_is_as_it_was",
+    ),
+    fault(
+        "frozen visits at other days",
+        "synthetic",
+        ('rng(config.seed, "days", index)', 'rng(config.seed + 1, "days", index)'),
+        tests="test_synthetic.py::test_the_frozen_cohort_is_as_it_was",
+    ),
+    fault(
         "priors are compared in all visits",
         "temporal",
         (

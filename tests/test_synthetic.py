@@ -22,6 +22,8 @@ from dmplus.synthetic_lookalikes import SHOWN, _paint, _Tubes
 from dmplus.synthetic_scanner import misregistration
 
 SMOKE, QUICK, GPU = COHORTS["smoke"], COHORTS["quick"], COHORTS["gpu"]
+#: The rows that were scored on the frozen cohort.
+RESULTS = Path(__file__).parent.parent / "notebooks" / "results" / "experiments" / "quick"
 #: A middle-sized crop with three visits and many lesions of all courses: what one patient can show.
 RICH = dataclasses.replace(QUICK, name="rich", patients=1, split=(1, 0, 0), shape=(96, 96, 80), visits=(0, 0, 1),
                            prior_share_train=1.0, lesions_extra=6.0, blobs=8.0, spots=8.0)  # fmt: skip
@@ -195,6 +197,33 @@ def test_same_seed_same_patient_other_seed_another():
     others = (patient(dataclasses.replace(SMOKE, seed=1), 0), patient(SMOKE, 1))
     assert all(abs(np.corrcoef(image.ravel(), o.visits[0].case.image.ravel())[0, 1]) < 0.9 for o in others)
     assert others[0].visits[0].case.name == one.visits[0].case.name
+
+
+def test_the_frozen_cohort_is_as_it_was():
+    """synthetic-v1: three patients as the generator made them when it was frozen, and who is in which part, and when.
+
+    Mean and spread of blocks of 16³ voxels show whatever changes an image; other processors may round otherwise.
+    """
+    with np.load(Path(__file__).parent / "data" / "synthetic_v1.npz") as stored:
+        was = dict(stored)
+    for index in (5, 150, 171):  # one of each part
+        for visit in patient(QUICK, index).visits:
+            for what, image in (("image", visit.case.image), ("prior", visit.case.prior)):
+                blocks = image.reshape(7, 16, 8, 16, 6, 16)
+                seen = [function(blocks, axis=(1, 3, 5), dtype=np.float64) for function in (np.mean, np.std)]
+                np.testing.assert_allclose(seen, was.pop(f"{visit.case.name}.{what}"), rtol=1e-3, atol=0.01)
+            kinds = np.bincount(visit.lookalikes.ravel(), minlength=8)
+            np.testing.assert_allclose(kinds, was.pop(f"{visit.case.name}.lookalikes"), atol=3)
+            np.testing.assert_allclose(visit.lesions["volume_mm3"], was.pop(f"{visit.case.name}.volumes"), atol=1)
+    assert not was
+    visits = pd.read_csv(RESULTS / "visits.csv").query("split in ('validation', 'test')")
+    made = []
+    for index in range(QUICK.patients):
+        (days, before), name = schedule(QUICK, index), f"quick_{index:04d}"
+        for number in range(1 if before else 0, len(days)):
+            made.append((f"{name}_v{number}", split_of(QUICK, index), days[number], number > 0))
+    scored = [row for row in made if row[1] != "train"]
+    assert scored == list(visits[["case", "split", "days", "with_prior"]].itertuples(index=False, name=None))
 
 
 # ------------------------------------------------------------------------------------------------------ who and when
