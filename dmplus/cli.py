@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 EXIT_CODES = """exit codes:
@@ -458,7 +458,7 @@ def _train(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from dmplus import network, runtime, training
-    from dmplus.volume import read_cohort
+    from dmplus.volume import Case, CaseFiles, read_cohort
 
     given = training.run_folder(args.out) / "config.json"  # asked for before anything slow
     if args.config or (args.preset is None and not args.settings and given.is_file()):
@@ -488,12 +488,15 @@ def _train(args: argparse.Namespace) -> int:
             "correct cases.csv"
         )
     shown = runtime.Progress(sum(map(len, splits.values())), "reading")
-    cases: dict[str, list[Any]] = {name: [] for name in splits}
-    for name, split in splits.items():
-        for file in split:
-            cases[name].append(file.load())
+
+    def read(split: str) -> Iterator[Case]:
+        for case in runtime.ahead(CaseFiles.load, splits[split]):
+            yield case
             shown.step()
-    training.train(config, cases["train"], cases["validation"], args.out, init=init, machine=machine)
+
+    volumes = training.prepared(read("train"), machine)  # as they are read, so that each is in memory once
+    validation = list(read("validation"))
+    training.train(config, volumes, validation, args.out, init=init, machine=machine)
     print(f"Weights in {Path(args.out) / 'weights.safetensors'}; look inside with `dmplus info`.")
     return 0
 

@@ -210,6 +210,25 @@ def at_budgets(
     return pd.DataFrame(table).T.fillna("")
 
 
+def at_half_and_equal(r: Results, groups: Mapping[str, Sequence[str]], *, sensitivity: float = EQUAL) -> pd.DataFrame:
+    """Groups of runs (legend → runs, seeds pooled) at threshold 0.5, and where each finds ``sensitivity`` of the test lesions.
+
+    A row per group, with intervals; false positives at that sensitivity are "beyond the rows" where a network finds so many
+    only with more false positives than its rows hold.
+    """
+    table = {}
+    for label, names in groups.items():
+        both = pooled(r.group(names))
+        equal = of(results.fp_at(sensitivity), both)
+        table[label] = {
+            "sensitivity": in_words(of(results.sensitivity, both)), "precision": in_words(of(results.precision, both)),
+            "FP/volume": in_words(of(results.fp_per_volume, both), 1), "mDSC": in_words(of(results.mdsc, both)),
+            f"FP/volume at sensitivity {sensitivity:g}":
+                "beyond the rows" if np.isnan(equal.value) else in_words(equal, 1),
+        }  # fmt: skip
+    return pd.DataFrame(table).T
+
+
 def _gain_at(budget: float, a: results.Pooled, b: results.Pooled) -> Estimate:
     return compare(results.sensitivity_at(budget), a, b)
 

@@ -348,7 +348,7 @@ class Experiments:
         self.config, self.trunk_config = config, trunk or trunk_config()
         self._cases: dict[str, Any] = {}
         self._made: dict[tuple[str, str], dict[str, np.ndarray]] = {}  # priors, by visits and what they are
-        self._volumes: dict[tuple[Any, ...], Volumes] = {}  # on a GPU, by how :meth:`_training` was called
+        self._volumes: dict[tuple[Any, ...], Volumes] = {}  #: by how :meth:`_training` was called
         self.pool: Executor | None = None  #: processes that score maps and make priors beside a GPU
 
     def use(self, stack: contextlib.ExitStack) -> None:
@@ -371,18 +371,15 @@ class Experiments:
         )  # fmt: skip
 
     def _training(self, second: str = "prior", labels: str = "own", seed: int = 0, patients: str = "own") -> list[Case]:
-        which = f"train, {patients}"
-        if which not in self._cases:
-            self._cases[which] = list(self._read_training(patients))
-        cases = self._with_second(self._cases[which], second, patients, which)
+        cases = self._with_second(list(self._read_training(patients)), second, patients, f"train, {patients}")
         return permuted(cases, seed) if labels == "permuted" else cases
 
-    def _prepared(self, second: str, labels: str, seed: int, patients: str) -> list[Case] | Volumes:
-        """What :meth:`_training` gives; on a GPU as trainings take it, kept there."""
+    def _prepared(self, second: str, labels: str, seed: int, patients: str) -> Volumes:
+        """What :meth:`_training` gives, as trainings take it; a GPU keeps all of them, a laptop's memory holds one."""
         how = second, labels, seed, patients
-        if self.machine.device == "cpu":
-            return self._training(*how)
         if how not in self._volumes:
+            if self.machine.device == "cpu":
+                self._volumes.clear()
             as_they_are = second == "prior" and labels == "own"  # no two of them are needed at a time
             cases = self._read_training(patients) if as_they_are else self._training(*how)
             self._volumes[how] = training.prepared(cases, self.machine)
@@ -408,7 +405,7 @@ class Experiments:
         return [dataclasses.replace(c, prior=made[c.name]) if c.name in made else c for c in cases]
 
     def _trained(
-        self, folder: Path, config: training.TrainConfig, cases: Callable[[], list[Case] | Volumes],
+        self, folder: Path, config: training.TrainConfig, cases: Callable[[], Volumes],
         init: DeepMedic | None = None, watched: Callable[[], list[Case]] = list,
     ) -> DeepMedic:  # fmt: skip
         """The network trained in ``folder``, now if it is not there; ``watched``: visits to validate on while training."""

@@ -541,7 +541,10 @@ FAULTS = (
     fault(
         "frozen priors lie 5 % further off",
         "synthetic_scanner",
-        ("total = random.uniform(*config.misregistration_mm)", "total = 1.05 * random.uniform(*config.misregistration_mm)"),
+        (
+            "total = random.uniform(*config.misregistration_mm)",
+            "total = 1.05 * random.uniform(*config.misregistration_mm)",
+        ),
         tests="test_synthetic.py::test_the_frozen_cohort_is_as_it_was",
     ),
     fault(

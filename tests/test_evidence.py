@@ -318,6 +318,20 @@ def test_the_learning_curve_is_of_one_recipe_and_marks_what_is_not_reached(longe
     assert words.endswith(f"5,000 against 1,000 segments: {ratio} times") and ratio.value < 1
 
 
+def test_runs_stand_beside_each_other_at_one_threshold_and_at_one_sensitivity(longer):
+    groups = {"short": ["jvss-0.5-1k-s0"], "lost": ["jvss-0.5-80k-s0"]}
+    table = evidence.at_half_and_equal(longer, groups, sensitivity=0.5)
+    assert table.index.tolist() == ["short", "lost"]
+    found, missed, false = longer.group(["jvss-0.5-1k-s0"]).sum((0, 1))[HALF, [FOUND, MISSED, FALSE]]
+    line = table.loc["short"]
+    assert line["sensitivity"].startswith(f"{found / (found + missed):.2f} [")
+    assert line["precision"].startswith(f"{found / (found + false):.2f} [")
+    assert line["FP/volume"].startswith(f"{false / 24:.1f} [")
+    equal = results.of(results.fp_at(0.5), longer.group(["jvss-0.5-1k-s0"])).value
+    assert line["FP/volume at sensitivity 0.5"].startswith(f"{equal:.1f} [")
+    assert table.loc["lost"].iloc[-1] == "beyond the rows"
+
+
 def test_a_training_is_lost_whose_last_bce_is_more_than_three_times_its_lowest(longer):
     lost = evidence.broken_down(longer.histories)
     assert lost.index.tolist() == ["a"]
