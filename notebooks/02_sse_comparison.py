@@ -579,8 +579,8 @@ display(evidence.broken_down(rows.histories))
 #
 # All of it began from a network that BCE had trained. Can JVSS find its own way from random weights? At BCE's rate it was lost:
 # the first row above. Here it is again at a smaller one, the paper's, chosen on the loss of its own segments. Beside it: the
-# trunk itself, which is BCE alone (24,000 segments of 49³, which hold 1.7 times the voxels of the 60,000 of 37³ here), and the way
-# of all the others, BCE first.
+# trunk itself, which is BCE alone (24,000 segments of 49³, which hold 1.7 times the voxels of the 60,000 of 37³ here), and the
+# way of all the others, BCE first.
 #
 # > **Predict first.** Three ways to spend a training: all on BCE, all on JVSS, or first the one and then the other. Which will
 # > need the fewest false positives at one sensitivity, and which will outline worst?
