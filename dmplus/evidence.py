@@ -591,19 +591,10 @@ def test_case(name: str, *, moved_mm: float | None = None) -> Case:
 
     moved_mm: residual misregistration of its prior, root mean square, instead of the cohort's own.
     """
-    return next(c for c in _visits_of(name, moved_mm) if c.name == name)
-
-
-def next_visit(name: str) -> Case | None:
-    """The visit after a visit of the cohort ``quick``, None after the last."""
-    return next((c for c in _visits_of(name, None) if c.visit > int(name.rpartition("_v")[2])), None)
-
-
-def _visits_of(name: str, moved_mm: float | None) -> list[Case]:
     config = synthetic.COHORTS["quick"]
     if moved_mm is not None:
         config = dataclasses.replace(config, misregistration_mm=(moved_mm, moved_mm))
-    return [v.case for v in synthetic.patient(config, int(name.split("_")[1])).visits]
+    return next(v.case for v in synthetic.patient(config, int(name.split("_")[1])).visits if v.case.name == name)
 
 
 def peak_of_lesion(case: Case, probability: np.ndarray, centre: Sequence[float]) -> float:
