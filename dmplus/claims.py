@@ -88,7 +88,7 @@ def claims(r: Results) -> list[Claim]:
     if kinds.isin(list(WHOLE)).all():
         return found
     jvss = {alpha: r.seeds(f"jvss-{alpha:g}") for alpha in (0.995, 0.9, 0.5)}
-    return [*_alpha(r, jvss), *_against_bce(r, jvss, r.seeds("bce")), *_against_sse(r), *_weights(r), *_prior(r),
+    return [*_alpha(r, jvss), *_against_bce(r, jvss, r.seeds("bce")), *_longer(r), *_against_sse(r), *_weights(r), *_prior(r),
             *_triage(r), *_unet(r), *_segments(r), *_control(r), *found]  # fmt: skip
 
 
@@ -174,6 +174,11 @@ def _against_bce(r: Results, jvss: Mapping[float, Names], bce: Names, words: str
         compare(results.mdsc, *groups) if groups else None, (-MDSC_MARGIN, math.inf), groups,
         f"difference of mDSC at 0.5; a loss below {MDSC_MARGIN} counts as none; the two find different lesions",
     )  # fmt: skip
+
+
+def _longer(r: Results) -> Iterator[Claim]:
+    """Is what JVSS has before BCE only a better start? Both with four times the segments."""
+    yield from _against_bce(r, {a: [f"jvss-{a:g}-20k-s0"] for a in (0.995, 0.5)}, ["bce-20k-s0"], ", 20,000 segments")
 
 
 def curve_over_alpha(r: Results, stem: str) -> list[str]:

@@ -668,13 +668,13 @@ def steadier(history: pd.DataFrame) -> str:
     return "from point to point, relative to its mean: " + ", ".join(f"{k} moves by {v:.0%}" for k, v in moves.items())
 
 
-def lengths(r: Results, loss: str, alphas: Sequence[float]) -> dict[str, list[str]]:
-    """Runs of one loss by how long they were trained from the trunk, for each alpha: label → names, seed 0."""
+def lengths(r: Results, stems: Mapping[str, str]) -> dict[str, list[str]]:
+    """Runs of one recipe by how long they were trained from the trunk: label → its names of seed 0, from label → stem."""
     found = {}
-    for alpha in alphas:
-        stem = re.compile(rf"{re.escape(loss)}-{re.escape(f'{alpha:g}')}(-\d+k)?-s0")
-        names = [n for n in r.runs["run"].unique() if stem.fullmatch(n) and r.has(n)]
-        found[f"{NAMES.get(loss, loss)} {alpha:g}"] = sorted(names, key=lambda n: _segments(r, n))
+    for label, stem in stems.items():
+        form = re.compile(rf"{re.escape(stem)}(-\d+k)?-s0")
+        names = [n for n in r.runs["run"].unique() if form.fullmatch(n) and r.has(n)]
+        found[label] = sorted(names, key=lambda n: _segments(r, n))
     return found
 
 

@@ -229,6 +229,19 @@ def test_a_weight_ratio_is_compared_with_the_curve_at_as_many_false_positives(tm
     assert between == pytest.approx([0.5])
 
 
+def test_longer_trainings_are_compared_with_bce_trained_as_long(tmp_path):
+    draw = rng(0, "longer")
+    made = {"jvss-0.995-20k-s0": (20, 2), "jvss-0.5-20k-s0": (20, 10), "bce-20k-s0": (20, 10), "bce-s0": (20, 2),
+            "jvss-0.995-s0": (20, 10), "jvss-0.5-s0": (20, 2)}  # fmt: skip
+    rows = {name: ("prior", rows_of(draw, found=found, false=false)) for name, (found, false) in made.items()}
+    rows["jvss-0.5-20k-s0"] = rows["bce-20k-s0"]
+    said = claims.claims_table(Results(collected(tmp_path / "rows", rows))).set_index("claim")
+    words = "JVSS (alpha {}) has fewer false positives than BCE at equal sensitivity"
+    at = said.loc[[words.format(a) for a in ("0.995, 20,000 segments", "0.5, 20,000 segments", "0.995", "0.5")]]
+    assert at["verdict"].tolist() == ["holds", "not shown", "opposite", "not shown"]
+    assert at["ours"].iloc[0] < 0.5 and at["ours"].iloc[1] == 1
+
+
 def test_a_network_that_finds_something_fails_the_negative_control(tmp_path):
     draw = rng(0, "control")
     verdicts = []

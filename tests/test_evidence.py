@@ -300,7 +300,7 @@ def longer(tmp_path_factory):
 
 
 def test_the_learning_curve_is_of_one_recipe_and_marks_what_is_not_reached(longer):
-    curves = evidence.lengths(longer, "jvss", (0.5,))
+    curves = evidence.lengths(longer, {"JVSS 0.5": "jvss-0.5"})
     assert curves == {
         "JVSS 0.5": ["jvss-0.5-1k-s0", "jvss-0.5-s0", "jvss-0.5-80k-s0"]
     }  # by length; no other start, no path
@@ -342,7 +342,7 @@ def test_a_training_is_lost_whose_last_bce_is_more_than_three_times_its_lowest(l
 def test_verdicts_in_words_keep_the_rows_asked_for(r):
     table = claims.claims_table(r)
     shown = evidence.verdicts(table, of_claims=["than BCE at equal"])
-    assert len(shown) == 3 and set(shown["verdict"]) <= {"holds", "weak", "not shown", "opposite", "not run"}
+    assert len(shown) == 5 and set(shown["verdict"]) <= {"holds", "weak", "not shown", "opposite", "not run"}
     ratio = matched(r.group(r.seeds("jvss-0.995")), r.group(r.seeds("bce")))
     assert f"{ratio.value:.3g}" in shown["ours"].iloc[0]
     assert [evidence._claimed(n) for n in ("0 to ", " to 0", "-0.05 to 0.05")] == [
@@ -350,7 +350,7 @@ def test_verdicts_in_words_keep_the_rows_asked_for(r):
         "below 0",
         "-0.05 to 0.05",
     ]
-    assert shown["claimed"].tolist() == ["below 1"] * 3 and shown["what"].iloc[0].startswith("ratio of false positives")
+    assert shown["claimed"].tolist() == ["below 1"] * 5 and shown["what"].iloc[0].startswith("ratio of false positives")
 
 
 def test_a_lesions_peak_is_read_inside_it_alone():
