@@ -32,7 +32,8 @@ def bce(prob: Tensor, target: Tensor, *, form: str = "paper") -> Tensor:
     """Binary cross-entropy, the mean over voxels of −[y log p + (1−y) log(1−p)] (eq. 4).
 
     ``released``: −log(p + 1e-6) for lesion voxels and −log(1 − p + 1e-6) for the others, so that a wrong certainty
-    costs 13.8 instead of torch's limit of 100.
+    costs 13.8. In the paper's form it costs 100 (torch's limit) where p is 0, and where p is 1 what the rounding of p
+    leaves of it, 16.6 in float32. Where there are logits, :func:`bce_of_logits` has no such limits.
 
     >>> round(bce(torch.tensor([[[[0.5, 0.5]]]]), torch.tensor([[[[0.0, 1.0]]]])).item(), 4)
     0.6931
@@ -40,7 +41,21 @@ def bce(prob: Tensor, target: Tensor, *, form: str = "paper") -> Tensor:
     p, y = _checked(prob, target, form)
     if form == "released":
         return cross_entropy_classes(_two(p), _two(y))
-    return F.binary_cross_entropy(p, y)
+    # A p that rounds to 1 has lost its 1 − p. Torch's slope there is 1e12, which a softmax, whose background is not rounded
+    # away, hands on as some 1e4 times the true one: a single wrong certainty then ruins a training.
+    rounding = torch.finfo(p.dtype).eps / 2
+    return F.binary_cross_entropy(torch.minimum(p, 1 - rounding * (1 - y)), y)
+
+
+def bce_of_logits(logits: Tensor, target: Tensor) -> Tensor:
+    """:func:`bce` in the paper's form from log-odds log p − log(1 − p), (B, X, Y, Z) like the target: the same number, and a
+    slope of p − y per voxel however certain and wrong the network is."""
+    if logits.ndim != 4 or logits.shape != target.shape:
+        raise InputError(
+            f"loss: expected logits and target of one shape (B, X, Y, Z); got {tuple(logits.shape)} and "
+            f"{tuple(target.shape)}; subtract the background's logit from the foreground's"
+        )
+    return F.binary_cross_entropy_with_logits(logits.float(), target.float())
 
 
 def dice(prob: Tensor, target: Tensor, *, form: str = "paper") -> Tensor:

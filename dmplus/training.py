@@ -269,9 +269,10 @@ def make_optimizer(network: DeepMedic, config: TrainConfig) -> torch.optim.Optim
     return RMSPropNesterov(network.parameters(), lr=config.learning_rate)
 
 
-def cost(prob: Tensor, target: Tensor, config: TrainConfig) -> dict[str, Tensor]:
-    """The parts of the loss and their weighted sum ``"loss"``; prob and target are foreground (B, X, Y, Z)."""
+def cost(logits: Tensor, target: Tensor, config: TrainConfig) -> dict[str, Tensor]:
+    """The parts of the loss and their weighted sum ``"loss"``; log-odds and target of the foreground, both (B, X, Y, Z)."""
     detection, segmentation = LOSSES[config.loss]
+    prob = logits.sigmoid()
     parts: dict[str, Tensor] = {}
     total = prob.new_zeros(())
     if detection in OWN:
@@ -282,7 +283,10 @@ def cost(prob: Tensor, target: Tensor, config: TrainConfig) -> dict[str, Tensor]
     if detection:
         total = total + config.weight_detection * parts[detection]
     if segmentation:
-        parts[segmentation] = getattr(losses, segmentation)(prob, target, form=config.form)
+        exact = segmentation == "bce" and config.form == "paper"  # a probability rounds to 1, and its loss loses the slope
+        parts[segmentation] = (
+            losses.bce_of_logits(logits, target) if exact else getattr(losses, segmentation)(prob, target, form=config.form)
+        )
         total = total + config.weight_segmentation * parts[segmentation]
     return parts | {"loss": total}
 
@@ -303,8 +307,8 @@ def training_step(
     """One update of ``network`` (in training mode) on one batch; returns the parts of the loss before the update, scalars on
     the network's device (reading one waits for the step).
 
-    forward: a compiled ``network.probabilities``, or None for the plain one. replayed: the step of a GPU, recorded once.
-    The part ``"loss"`` is NaN where probabilities are not finite.
+    forward: the compiled network, or None for the plain one. replayed: the step of a GPU, recorded once.
+    The part ``"loss"`` is NaN where logits are not finite.
     """
     if replayed is not None:
         parts = replayed(segments)
@@ -319,10 +323,10 @@ def _gradients(
 ) -> dict[str, Tensor]:
     """The parts of the loss of one batch, whose gradients the parameters hold afterwards."""
     with machine.autocast():
-        prob = (forward or network.probabilities)(segments.current, segments.low, segments.prior)
+        both = (forward or network)(segments.current, segments.low, segments.prior).float()  # (B, 2, X, Y, Z)
     # torch's own losses answer NaN with a traceback, on a GPU with the end of the process: so they never see one
-    finite = prob.detach().isfinite().all()
-    parts = cost(prob[:, 1].nan_to_num(0.5), segments.target, config)
+    finite = both.detach().isfinite().all()
+    parts = cost((both[:, 1] - both[:, 0]).nan_to_num(0.0), segments.target, config)
     total = parts["loss"]
     if config.l1 or config.l2:
         w = kernels(network)
@@ -388,7 +392,7 @@ def train(
     compile: torch.compile the step (None: when a compiler is there and the run is long enough to earn it back). Not on a
     GPU, where a step is recorded instead.
     stop_after: stop (with a checkpoint) once so many steps are done in all: for tests and for sharing a machine.
-    Raises ``InputError`` for a folder or ``init`` that cannot be used, ``FloatingPointError`` when probabilities, loss,
+    Raises ``InputError`` for a folder or ``init`` that cannot be used, ``FloatingPointError`` when logits, loss,
     weights or batch statistics are no longer finite: such a state is never written.
     """
     folder = run_folder(folder)
@@ -481,7 +485,7 @@ def _read(steps: list[dict[str, Tensor]], done: int, name: str) -> list[dict[str
     for step, parts in enumerate(found, done - len(steps)):
         if not math.isfinite(parts["loss"]):
             raise FloatingPointError(
-                f"the loss of step {step} is not finite (or the probabilities before it are not); lower the learning rate of "
+                f"the loss of step {step} is not finite (or the logits before it are not); lower the learning rate of "
                 f"{name}"
             )
     return found
@@ -566,7 +570,7 @@ def fast(network: DeepMedic, machine: Machine, compile: bool | None = None) -> D
 def _compiled(
     network: DeepMedic, example: Segments, machine: Machine, steps: int, wanted: bool | None, progress: bool
 ) -> Forward | None:
-    """network.probabilities compiled, or None where that does not pay, is not possible, or was not wanted.
+    """The network compiled, or None where that does not pay, is not possible, or was not wanted.
 
     Never on a GPU: on an H200 (torch 2.11) a step both compiled and recorded was faster, but its training was not the plain
     step's: on one batch repeated the loss hardly fell.
@@ -580,7 +584,7 @@ def _compiled(
     if progress:
         print("compiling the training step (about a minute) ...", flush=True)
     keep = {k: v.clone() for k, v in network.state_dict().items()}  # the trial below must not leave batch statistics
-    forward = torch.compile(network.probabilities, dynamic=False)
+    forward = torch.compile(network.forward, dynamic=False)
     network.train()
     try:
         with warnings.catch_warnings(), machine.autocast():

@@ -343,6 +343,24 @@ FAULTS = (
         "loss weights swapped for 1 and 1", "training", ("config.weight_detection * parts", "1.0 * parts"), tests=STEP
     ),
     fault(
+        "BCE by way of a probability that rounds to 1",
+        "training",
+        ('exact = segmentation == "bce" and config.form == "paper"', "exact = False"),
+        tests="test_training.py::test_a_certain_error_pulls_as_the_formula_says",
+    ),
+    fault(
+        "background's logit minus the foreground's",
+        "training",
+        ("both[:, 1] - both[:, 0]", "both[:, 0] - both[:, 1]"),
+        tests=STEP,
+    ),
+    fault(
+        "the slope of a rounded probability",
+        "losses",
+        ("rounding = torch.finfo(p.dtype).eps / 2", "rounding = 0.0"),
+        tests="test_losses.py::test_a_certain_error_does_not_explode_through_a_softmax",
+    ),
+    fault(
         "rate halved an epoch early",
         "training",
         ("self.steps_per_epoch > e", "self.steps_per_epoch >= e"),

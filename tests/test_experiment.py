@@ -226,9 +226,9 @@ def test_an_own_loss_is_trained_at_each_of_its_alphas(cohort, tmp_path, monkeypa
     assert not (tmp_path / "runs" / "trunk").exists()  # what was given took its place
     histories = [pd.read_csv(tmp_path / "runs" / r.name / "history.csv") for r in own]
     assert all({"square", "loss"} <= set(h.columns) for h in histories)
-    prob, target = torch.full((1, 1, 1, 2), 0.5), torch.tensor([[[[1.0, 0.0]]]])
+    logits, target = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 0.0]]]])
     config = dataclasses.replace(experiment.config_of(own[0]))
-    assert float(training.cost(prob, target, config)["loss"]) == pytest.approx((0.9 * 0.25 + 0.1 * 0.25) / 2)
+    assert float(training.cost(logits, target, config)["loss"]) == pytest.approx((0.9 * 0.25 + 0.1 * 0.25) / 2)
 
 
 def test_sets_and_single_runs_are_done_once_in_the_order_asked_for():

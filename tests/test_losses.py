@@ -182,6 +182,29 @@ def test_gradcheck_and_symmetry(name, form):
     assert half.dtype == torch.float32 and half.item() == pytest.approx(value.item(), abs=0.02)
 
 
+@pytest.mark.parametrize("form", ["paper", "released"])
+@pytest.mark.parametrize("z", [15.0, 16.7, 17.0, 20.0, 25.0, 40.0, 120.0])
+def test_a_certain_error_does_not_explode_through_a_softmax(form, z):
+    """Where p rounds to 1, torch's slope of 1e12 times a background of e^-z, which is not rounded away, was up to 60,000."""
+    logits = torch.tensor([0.0, z]).view(1, 2, 1, 1, 1).requires_grad_()
+    target = torch.zeros(1, 1, 1, 1)
+    bce(logits.softmax(1)[:, 1], target, form=form).backward()
+    assert logits.grad.abs().max() < 1.5
+    exact = torch.tensor(z).view(1, 1, 1, 1).requires_grad_()
+    cost = losses.bce_of_logits(exact, target)
+    cost.backward()
+    assert float(cost.detach()) == pytest.approx(z, rel=1e-5) and float(exact.grad) == pytest.approx(1, abs=1e-6)
+
+
+def test_bce_of_logits_is_bce():
+    torch.manual_seed(0)
+    z, y = 4 * torch.randn(2, 3, 4, 5), (torch.rand(2, 3, 4, 5) < 0.2).float()
+    assert float(losses.bce_of_logits(z, y)) == pytest.approx(float(bce(z.sigmoid(), y)), rel=1e-5)
+    assert losses.bce_of_logits(z.bfloat16(), y).dtype == torch.float32
+    with pytest.raises(InputError, match="subtract the background's logit"):
+        losses.bce_of_logits(z[:, None], y)
+
+
 def test_a_batch_is_more_than_its_segments():
     """VSS is not additive: the denominators belong to the batch."""
     whole = vss(P, Y, alpha=0.8)

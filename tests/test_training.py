@@ -66,8 +66,9 @@ def test_three_steps_of_the_authors_program(free):
         seen = []
 
         def forward(*inputs, seen=seen):
-            seen.append(net.probabilities(*inputs))
-            return seen[-1]
+            logits = net(*inputs)
+            seen.append(logits.float().softmax(1))
+            return logits
 
         segments = Segments(current, low, prior, torch.from_numpy(z["y"]).float())
         parts = T.training_step(net, optimizer, segments, config, forward=forward)
@@ -263,12 +264,24 @@ def test_training_learns_bright_balls(tmp_path, cases):
 @pytest.mark.parametrize("loss", list(T.LOSSES))
 def test_every_loss_is_wired(loss, tmp_path, cases):
     config = dataclasses.replace(SMALL, loss=loss, weight_detection=2.0, weight_segmentation=3.0)
-    prob = torch.rand(2, 5, 5, 5)
+    logits = torch.randn(2, 5, 5, 5)
     target = (torch.rand(2, 5, 5, 5) > 0.9).float()
-    parts = T.cost(prob, target, config)
+    parts = T.cost(logits, target, config)
     detection, segmentation = T.LOSSES[loss]
     expected = (2 * parts[detection] if detection else 0) + (3 * parts[segmentation] if segmentation else 0)
     assert float(parts["loss"]) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("loss", ["bce", "jvss"])
+def test_a_certain_error_pulls_as_the_formula_says(loss):
+    """p − y for each voxel of the mean, however far the logit: by way of the probability the slope once was 10,000 times as
+    steep at 17, and 0 at 40, and long trainings were lost."""
+    logits = torch.tensor([17.0, 25, 40, 200, -17, -25, -40, -200]).view(1, 2, 2, 2).requires_grad_()
+    target = torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 1]).view(1, 2, 2, 2)
+    parts = T.cost(logits, target, dataclasses.replace(SMALL, loss=loss))
+    parts["loss"].backward()
+    assert torch.allclose(logits.grad, (1 - 2 * target) / 8, atol=1e-6)
+    assert float(parts["bce"].detach()) == pytest.approx((17 + 25 + 40 + 200) * 2 / 8)
 
 
 def test_schedules():
