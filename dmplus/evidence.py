@@ -734,6 +734,26 @@ def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensiti
     return "\n".join(lines)
 
 
+def lost() -> pd.DataFrame:
+    """The histories of trainings that were lost to a wrong slope of BCE, before it was mended: ``histories.csv`` of
+    ``experiments/lost``."""
+    return pd.read_csv(notebooks_folder() / "results" / "experiments" / "lost" / "histories.csv")
+
+
+def draw_before_and_after(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
+    """BCE on the own segments of the trainings ``before`` (a panel each), and of those of the same name ``after``, if any."""
+    names = list(dict.fromkeys(before["run"]))
+    figure, axes = figures.new_figure(3.1 * len(names), 3.2, columns=len(names))
+    for axis, name in zip(axes[0], names, strict=True):
+        for number, (label, histories) in enumerate((("slope of a rounded p", before), ("slope from logits", after))):
+            own = histories[histories["run"] == name]
+            axis.plot(own["segments"] / 1000, own["bce"], color=COLOURS[number], ls=DASHES[number], label=label)
+        axis.set(yscale="log", xlabel="thousand segments seen", title=name.removesuffix("-s0"))
+    axes[0, 0].set_ylabel("BCE, mean since the last point")
+    axes[0, 0].legend()
+    return figure
+
+
 def broken_down(histories: pd.DataFrame) -> pd.DataFrame:
     """Trainings whose last BCE is more than three times their lowest: both, and the segments seen by then, a row per run."""
     lines = {}

@@ -833,9 +833,37 @@ display(table.round(3))
 # - **A lesion that is exactly 0 everywhere** ties with its whole segment, where the product is 0 too. Its 3 voxels get
 #   3/125 of the pull, and the rest is lost on voxels whose product cannot change. A sigmoid hardly ever gives exact
 #   zeros; masking and rounding do.
-# - **Wrong with certainty** costs 100 per voxel in the paper's BCE (PyTorch's limit) and 13.8 in the released one.
+# - **Wrong with certainty** costs, in the paper's BCE, 100 where the probability is exactly 0 (PyTorch's limit) and 16.6
+#   where it is exactly 1 (all that float32 knows of its distance to 1); in the released one 13.8 on both sides.
 # - **bf16**: the loss is computed in float32, but what was rounded before stays rounded. A probability of 0.9985
-#   becomes exactly 1, and if it is wrong it costs those 100. Keep the last layer's sigmoid in float32.
+#   becomes exactly 1, and how wrong it was is gone. Keep the last layer's sigmoid in float32.
+#
+# ### A finite slope that ruins a training
+#
+# Finite is not enough. Towards its logit $z$, BCE has the slope $p - y$: a voxel that is certain and wrong pulls with 1,
+# never with more. Now a background voxel that the network calls a lesion, ever more surely. Its probability comes from a
+# softmax over two logits, background 0 and lesion $z$, in float32, and goes into PyTorch's own BCE.
+#
+# > **Predict first.** From some $z$ on, $p$ rounds to exactly 1. Will the pull on such a voxel vanish, stay 1, or grow?
+
+# %%
+z = torch.tensor([5.0, 10, 15, 17, 18, 20, 25, 30, 40])
+wrong = torch.zeros(1, 1, 1, len(z))  # background
+logits = torch.stack((torch.zeros_like(z), z)).requires_grad_()  # (2, n): background, lesion
+p = logits.softmax(0)[1]
+(by_torch,) = torch.autograd.grad(torch.nn.functional.binary_cross_entropy(p, wrong[0, 0, 0], reduction="sum"), logits)
+odds = z.view_as(wrong).requires_grad_()
+(exact,) = torch.autograd.grad(losses.bce_of_logits(odds, wrong) * len(z), odds)
+assert torch.allclose(exact, torch.ones_like(exact), atol=0.01) and -by_torch[0].min() > 1e4
+slopes = {"1 − p in float32": 1 - p.detach(), "pull on the background's logit": -by_torch[0],
+          "pull on the lesion's logit": by_torch[1], "from the logits themselves": exact.flatten()}  # fmt: skip
+display(pd.DataFrame(slopes, index=pd.Index(z.int().tolist(), name="z")).map("{:.3g}".format))
+
+# %% [markdown]
+# It grows ten-thousandfold, and later it vanishes. Where $p$ is 1, PyTorch divides by 10⁻¹² instead of by $p(1-p) = 0$; the
+# softmax multiplies by the *background's* probability, which is small but was not rounded away. One such voxel outshouts the
+# whole batch. `dmplus train` takes BCE from the logits (the last column; the same formula), and `losses.bce` no longer hands
+# on such a slope. Three long trainings of ours had been lost to it before we looked: notebook 02 shows one, before and after.
 #
 # ## The paper as data
 #

@@ -572,21 +572,43 @@ display(evidence.verdicts(table, of_claims=["20,000 segments"]))
 # The table is the comparison with BCE from above, made once more after four times the segments, of both. A short training that
 # merely favours JVSS would show there as a ratio nearer to 1.
 #
-# So a comparison of losses is a comparison at one length of training. And length alone is no remedy: these trainings of the
-# experiments were lost on the way (the last BCE, on their own segments, is more than three times the lowest).
+# So a comparison of losses is a comparison at one length of training.
+#
+# ### When a training is lost
+#
+# The first long trainings of these experiments broke down on the way: their last BCE, on their own segments, was more than three
+# times their lowest.
+#
+# > **Predict first.** A loss that has fallen for hours rises, and does not come back. Do you suspect the loss, the learning rate,
+# > or the program? What would you look at first?
 
 # %%
-display(evidence.broken_down(rows.histories))
+before = evidence.lost()
+lost_ones = evidence.broken_down(before)
+again = [name for name in lost_ones.index if name in set(rows.histories["run"])]
+still = evidence.broken_down(rows.histories)
+figures.show(
+    evidence.draw_before_and_after(before, rows.histories),
+    f"Figure 7 shows BCE on the segments that a training sees, for {len(lost_ones)} trainings that were lost (blue, left where they "
+    f"were stopped), and again with a slope taken from logits ({len(again)} of them so far).",
+)
+display(lost_ones)
+print(f"of the {rows.histories['run'].nunique()} trainings whose results come with the course, lost by the same rule: "
+      f"{', '.join(still.index) or 'none'}")
 
 # %% [markdown]
-# A rate that suits BCE, or a short training, need not suit another loss or a long one.
+# We suspected the rate, and made one of them again at a third of it, with a shorter memory of the optimizer: it was lost, too,
+# only later. It was the program. At the end of such a training some voxels are certain, and a few of them wrong; by way of a
+# probability that rounds to 1 such a voxel pulled ten thousand times too hard (notebook 01, "A finite slope that ruins a
+# training"). The gradient's length would have told at once: it was a thousand times that of the others. Trainings as short as
+# those above do not get so certain: in two of them, counted step by step, no such voxel came up.
 #
 # ### Without BCE's trunk
 #
 # All of it began from a network that BCE had trained. Can JVSS find its own way from random weights? At BCE's rate it was lost:
-# the first row above. Here it is again at a smaller one, the paper's, chosen on the loss of its own segments. Beside it: the
-# trunk itself, which is BCE alone (24,000 segments of 49³, which hold 1.7 times the voxels of the 60,000 of 37³ here), and the
-# way of all the others, BCE first.
+# the first row above. Here it is at a smaller one, the paper's, chosen on the loss of its own segments; it was made with the old
+# slope, too, and was not lost. Beside it: the trunk itself, which is BCE alone (24,000 segments of 49³, which hold 1.7 times the
+# voxels of the 60,000 of 37³ here), and the way of all the others, BCE first.
 #
 # > **Predict first.** Three ways to spend a training: all on BCE, all on JVSS, or first the one and then the other. Which will
 # > need the fewest false positives at one sensitivity, and which will outline worst?
@@ -600,8 +622,9 @@ for other in ("BCE alone", "BCE, then JVSS 0.5"):
     print(f"false positives at sensitivity {claims.EQUAL:g}, JVSS 0.5 alone / {other}: {ratio} (one seed each)")
 
 # %% [markdown]
-# So JVSS does not live on BCE's trunk: by itself it gets somewhere, too. But it gets less far, and it outlines worse: from the
-# first step on, one voxel of each segment pulls against what BCE says of all (a guess; nothing here tests it). What you read in
+# So JVSS does not live on BCE's trunk: by itself it gets somewhere, too. But it gets less far, and it outlines worse: because
+# from the first step on one voxel of each segment pulls against what BCE says of all, or because the old slope harmed it without
+# losing it (guesses; nothing here tests them). What you read in
 # the sections above holds for **BCE first, then the other loss**.
 #
 # ## On whole brains
@@ -665,7 +688,7 @@ before = None if start is None else training.validate(start, [watched.normalised
 figure = evidence.draw_history(history, title=f"A training with alpha {alpha:g}, as it happened")
 figures.show(
     figure,
-    f"Figure 7 shows the parts of the loss over {steps * config.batch} segments, made in {after['seconds']:.0f} seconds. "
+    f"Figure 8 shows the parts of the loss over {steps * config.batch} segments, made in {after['seconds']:.0f} seconds. "
     + evidence.watched_in_words(before, after),
 )
 print(evidence.steadier(history))
@@ -737,8 +760,9 @@ display(evidence.over_alpha_at_equal(own, both)[["fewest", "most", "not reached 
 # Training and test patients share one template and one generator, so all numbers are flattered, and a difference between
 # losses may be one of this generator. Most trainings have one seed: their intervals are over patients alone, and another seed
 # may move a point by more. All losses were fine-tuned from one trunk with one learning rate, chosen for BCE: a loss that needs
-# another rate is at a disadvantage. The trainings are short, as their table says: large alpha is punished most by that. And in
-# those that were compiled, on a processor, the two layers with dropout shared one mask: a fault, mended after they were made.
+# another rate is at a disadvantage. The trainings are short, as their table says: large alpha is punished most by that. And
+# most were made before two faults were mended: in those that were compiled, on a processor, the two layers with dropout shared
+# one mask, and BCE took its slope from a rounded probability (Figure 7).
 #
 # ## Self-test
 #

@@ -339,6 +339,17 @@ def test_a_training_is_lost_whose_last_bce_is_more_than_three_times_its_lowest(l
     assert evidence.broken_down(longer.histories.iloc[3:]).empty
 
 
+def test_lost_trainings_stand_beside_those_made_again():
+    before = evidence.lost()
+    assert set(evidence.broken_down(before).index) == {"jvss-0.5-scratch-s0", "jvss-0.995-80k-s0", "jvss-0.995-300k-s0"}
+    after = pd.DataFrame({"run": "jvss-0.995-80k-s0", "segments": [100, 2000], "bce": [0.5, 0.25]})
+    axes = evidence.draw_before_and_after(before, after).axes
+    assert [a.get_title() for a in axes] == ["jvss-0.5-scratch", "jvss-0.995-80k", "jvss-0.995-300k"]
+    drawn = {a.get_title(): [line.get_ydata().tolist() for line in a.lines] for a in axes}
+    assert drawn["jvss-0.995-80k"][0] == before.loc[before["run"] == "jvss-0.995-80k-s0", "bce"].tolist()
+    assert drawn["jvss-0.995-80k"][1] == [0.5, 0.25] and drawn["jvss-0.995-300k"][1] == []
+
+
 def test_verdicts_in_words_keep_the_rows_asked_for(r):
     table = claims.claims_table(r)
     shown = evidence.verdicts(table, of_claims=["than BCE at equal"])
