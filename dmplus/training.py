@@ -304,8 +304,9 @@ def training_step(
     machine: Machine | None = None,
     replayed: Replayed | None = None,
 ) -> dict[str, Tensor]:
-    """One update of ``network`` (in training mode) on one batch; returns the parts of the loss before the update, scalars on
-    the network's device (reading one waits for the step).
+    """One update of ``network`` (in training mode) on one batch; returns the parts of the loss before the update, and as
+    ``"gradient"`` the length of its gradient (a jump shows a training going astray before its loss does): scalars on the
+    network's device (reading one waits for the step).
 
     forward: the compiled network, or None for the plain one. replayed: the step of a GPU, recorded once.
     The part ``"loss"`` is NaN where logits are not finite.
@@ -335,6 +336,7 @@ def _gradients(
     network.zero_grad(set_to_none=True)
     total.backward()
     parts = {k: v.detach() for k, v in parts.items()}
+    parts["gradient"] = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
     return parts | {"loss": torch.where(finite, parts["loss"], torch.nan)}
 
 

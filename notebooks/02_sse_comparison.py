@@ -600,8 +600,9 @@ print(f"of the {rows.histories['run'].nunique()} trainings whose results come wi
 # We suspected the rate, and made one of them again at a third of it, with a shorter memory of the optimizer: it was lost, too,
 # only later. It was the program. At the end of such a training some voxels are certain, and a few of them wrong; by way of a
 # probability that rounds to 1 such a voxel pulled ten thousand times too hard (notebook 01, "A finite slope that ruins a
-# training"). The gradient's length would have told at once: it was a thousand times that of the others. Trainings as short as
-# those above do not get so certain: in two of them, counted step by step, no such voxel came up.
+# training"). The gradient's length would have told at once: it was some thousand times what it had been. So `dmplus train` now
+# writes it into every history, as `gradient`. Trainings as short as those above do not get so certain: in two of them, counted
+# step by step, no such voxel came up.
 #
 # ### Without BCE's trunk
 #

@@ -86,6 +86,8 @@ def test_three_steps_of_the_authors_program(free):
 
         apart = {"prob": seen[0][:, 1].detach() - torch.from_numpy(z["prob_train_mode"])}
         apart["grad"] = flat(mine[n].grad for n in order) - torch.from_numpy(z["grad"]).double() / 1e6
+        length = float((torch.from_numpy(z["grad"]).double() / 1e6).norm())
+        assert float(parts["gradient"]) == pytest.approx(length, rel=1e-2 if free else 1e-4)
         for kind, theirs in (("a", "accu"), ("v", "vel")):
             apart[kind] = flat(optimizer.state[mine[n]][kind] for n in order) - torch.from_numpy(z[theirs])
         apart["params"] = flat(mine[n] for n in order) - torch.from_numpy(z["var"])
