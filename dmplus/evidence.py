@@ -748,9 +748,9 @@ def draw_before_and_after(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
         for number, (label, histories) in enumerate((("slope of a rounded p", before), ("slope from logits", after))):
             own = histories[histories["run"] == name]
             axis.plot(own["segments"] / 1000, own["bce"], color=COLOURS[number], ls=DASHES[number], label=label)
-        axis.set(yscale="log", xlabel="thousand segments seen", title=name.removesuffix("-s0"))
+        axis.set(yscale="log", ylim=(0.003, 9), xlabel="thousand segments seen", title=name.removesuffix("-s0"))
     axes[0, 0].set_ylabel("BCE, mean since the last point")
-    axes[0, 0].legend()
+    axes[0, -1].legend(loc="upper left")
     return figure
 
 
