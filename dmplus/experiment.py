@@ -48,7 +48,7 @@ ALPHAS = (1.0, 0.995, 0.99, 0.95, 0.9, 0.5)  #: of Table 1
 SSE_ALPHAS = (0.995, 0.95, 0.8, 0.5, 0.2, 0.05)  #: SSE weighs voxels, so its own range of trade-offs
 RATE, TUNING_RATE = 2.5e-2, 1.5e-3  #: from scratch and from trained weights; chosen on BCE and validation visits
 GROWING_RATE = 5e-3  #: of the trunk's second part, where a path for the earlier scan is learnt
-#: JVSS from scratch, at the paper's rate
+#: JVSS from scratch, at the paper's rate: at RATE it was lost, to a slope that is mended since
 STEADY_SCRATCH = {"rate": 1e-3, "beta2": 0.95}
 PAPER_RATE, PAPER_TUNING_RATE = 1e-3, 1e-4  #: of the paper's network and optimizer: its first rate, and a tenth of it
 PAPER_STEPS = 1500  #: of 10 segments from scratch, where the paper takes 120,000
