@@ -683,51 +683,68 @@ def _segments(r: Results, name: str) -> int:
 
 
 def learning_curve(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float = EQUAL) -> Figure:
-    """False positives per volume at one sensitivity against the segments of fine-tuning.
+    """False positives per volume against the segments of fine-tuning: at one sensitivity (left), at threshold 0.5 (right).
 
     curves: legend → runs of one loss with more and more segments (:func:`lengths`). A run that does not reach the sensitivity
     above the floor of its rows is a cross at the upper edge.
     """
-    figure, axes = figures.new_figure(6.5, 3.6)
-    axis = axes[0, 0]
-    missing = []
-    for number, (label, names) in enumerate(curves.items()):
-        at = {_segments(r, n): of(results.fp_at(sensitivity), r.group([n])) for n in names}
-        reached = {n: e for n, e in at.items() if np.isfinite(e.value)}
-        missing += [(n, number) for n in at if n not in reached]
-        y, low, high = (np.array([getattr(e, k) for e in reached.values()]) for k in ("value", "low", "high"))
-        spread = np.maximum(np.nan_to_num([y - low, high - y]), 0)
-        beside = [n * 1.04**number for n in reached]  # so that bars of one length do not cover each other
-        axis.errorbar(beside, y, yerr=spread, color=COLOURS[number], marker=MARKERS[number], ls=DASHES[number],
-                      elinewidth=0.8, capsize=3, label=label)  # fmt: skip
-    axis.set(xscale="log", yscale="log", xlabel="segments of 37³ seen in fine-tuning",
-             ylabel=f"false positives per volume\nat sensitivity {sensitivity:g}")  # fmt: skip
-    ticks = sorted({_segments(r, n) for names in curves.values() for n in names})
-    axis.set_xticks(ticks, [f"{n:,}" for n in ticks])
-    axis.minorticks_off()
-    low, high = axis.get_ylim()
-    heights = [t for t in (0.5, 1, 2, 3, 5, 10, 20, 30, 60) if low <= t <= high]
-    axis.set_yticks(heights, [f"{t:g}" for t in heights])
-    for n, number in missing:
-        axis.plot(n, 1, marker="x", ms=9, mew=2, color=COLOURS[number], clip_on=False, transform=axis.get_xaxis_transform(),
-                  zorder=5)  # fmt: skip
-        axis.annotate("not reached", (n, 1), (-8, -12), textcoords="offset points", ha="right", fontsize=8,
-                      xycoords=axis.get_xaxis_transform(), color=COLOURS[number])  # fmt: skip
-    axis.legend(loc="lower left")
+    figure, axes = figures.new_figure(9.5, 3.8, columns=2)
+    for axis, at in zip(axes[0], (sensitivity, None), strict=True):
+        missing = []
+        for number, (label, names) in enumerate(curves.items()):
+            found = _along_lengths(r, names, at)
+            reached = {n: e for n, e in found.items() if np.isfinite(e.value)}
+            missing += [(n, number) for n in found if n not in reached]
+            y, low, high = (np.array([getattr(e, k) for e in reached.values()]) for k in ("value", "low", "high"))
+            spread = np.maximum(np.nan_to_num([y - low, high - y]), 0)
+            beside = [n * 1.04**number for n in reached]  # so that bars of one length do not cover each other
+            axis.errorbar(beside, y, yerr=spread, color=COLOURS[number], marker=MARKERS[number], ls=DASHES[number],
+                          elinewidth=0.8, capsize=3, label=label)  # fmt: skip
+        axis.set(xscale="log", yscale="log", xlabel="segments of 37³ seen in fine-tuning", title=_read_where(at))
+        ticks = sorted({_segments(r, n) for names in curves.values() for n in names})
+        axis.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        axis.minorticks_off()
+        low, high = axis.get_ylim()
+        heights = [t for t in (0.5, 1, 2, 3, 5, 10, 20, 30, 60, 100, 200) if low <= t <= high]
+        axis.set_yticks(heights, [f"{t:g}" for t in heights])
+        for n, number in missing:
+            axis.plot(n, 1, marker="x", ms=9, mew=2, color=COLOURS[number], clip_on=False, zorder=5,
+                      transform=axis.get_xaxis_transform())  # fmt: skip
+            axis.annotate("not reached", (n, 1), (-8, -12), textcoords="offset points", ha="right", fontsize=8,
+                          xycoords=axis.get_xaxis_transform(), color=COLOURS[number])  # fmt: skip
+    axes[0, 0].set_ylabel("false positives per volume")
+    axes[0, 0].legend(loc="lower left")
     return figure
 
 
-def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float = EQUAL) -> str:
-    """The numbers of :func:`learning_curve`: a line each, and what the longest that got there has against the next shorter."""
-    lines = []
+def _read_where(sensitivity: float | None) -> str:
+    return "at threshold 0.5" if sensitivity is None else f"at sensitivity {sensitivity:g}"
+
+
+def _along_lengths(r: Results, names: Sequence[str], sensitivity: float | None) -> dict[int, Estimate]:
+    """Segments → false positives per volume at that sensitivity, or, without one, at threshold 0.5."""
+    measure = results.fp_per_volume if sensitivity is None else results.fp_at(sensitivity)
+    return {_segments(r, n): of(measure, r.group([n])) for n in names}
+
+
+def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float | None = EQUAL) -> str:
+    """The numbers of :func:`learning_curve`: a line each, and what the longest that got there has against the next shorter.
+
+    Without a sensitivity: those at threshold 0.5, with the share of the metastases that is found there.
+    """
+    measure = results.fp_per_volume if sensitivity is None else results.fp_at(sensitivity)
+    lines = [f"false positives per volume {_read_where(sensitivity)}"]
     for label, names in curves.items():
-        at = {n: of(results.fp_at(sensitivity), r.group([n])) for n in names}
-        words = [f"{e.value:.3g} after {_segments(r, n):,}" for n, e in at.items() if np.isfinite(e.value)]
-        words += [f"not reached after {_segments(r, n):,}" for n, e in at.items() if not np.isfinite(e.value)]
-        reached = [n for n, e in at.items() if np.isfinite(e.value)]
+        at = _along_lengths(r, names, sensitivity)
+        words = [f"{e.value:.3g} after {n:,}" for n, e in at.items() if np.isfinite(e.value)]
+        words += [f"not reached after {n:,}" for n, e in at.items() if not np.isfinite(e.value)]
+        if sensitivity is None:
+            shares = [of(results.sensitivity, r.group([n])).value for n in names]
+            words = [f"{w} ({share:.1%} found)" for w, share in zip(words, shares, strict=True)]
+        reached = [name for name, e in zip(names, at.values(), strict=True) if np.isfinite(e.value)]
         ratio = ""
         if len(reached) > 1:
-            gain = compare(results.fp_at(sensitivity), *(r.group([n]) for n in reached[:-3:-1]), ratio=True)
+            gain = compare(measure, *(r.group([n]) for n in reached[:-3:-1]), ratio=True)
             long, short = (f"{_segments(r, n):,}" for n in reached[:-3:-1])
             ratio = f"; {long} against {short} segments: {gain} times"
         lines.append(f"{label}: {', '.join(words)}{ratio}")

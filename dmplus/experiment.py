@@ -1,4 +1,4 @@
-"""The paper's experiments on a cohort: ``dmplus experiment SET COHORT -o FOLDER``, resumable at any moment.
+"""The paper's experiments on a cohort: ``dmplus experiment SET --cohort COHORT -o FOLDER``, resumable at any moment.
 
 Every training is a :class:`Run` with a name. ``quick`` runs start from one DeepMedic trained with BCE (the trunk) and are
 fine-tuned with their own loss for some thousand segments; runs with ``start="scratch"`` show what that hides. A run's

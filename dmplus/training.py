@@ -283,10 +283,10 @@ def cost(logits: Tensor, target: Tensor, config: TrainConfig) -> dict[str, Tenso
     if detection:
         total = total + config.weight_detection * parts[detection]
     if segmentation:
-        exact = segmentation == "bce" and config.form == "paper"  # a probability rounds to 1, and its loss loses the slope
-        parts[segmentation] = (
-            losses.bce_of_logits(logits, target) if exact else getattr(losses, segmentation)(prob, target, form=config.form)
-        )
+        # from a probability BCE loses its slope where that rounds to 1
+        exact = segmentation == "bce" and config.form == "paper"
+        loss = losses.bce_of_logits(logits, target) if exact else getattr(losses, segmentation)(prob, target, form=config.form)
+        parts[segmentation] = loss
         total = total + config.weight_segmentation * parts[segmentation]
     return parts | {"loss": total}
 

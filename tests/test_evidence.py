@@ -306,7 +306,7 @@ def test_the_learning_curve_is_of_one_recipe_and_marks_what_is_not_reached(longe
     }  # by length; no other start, no path
     ours = [results.of(results.fp_at(0.5), longer.group([n])).value for n in curves["JVSS 0.5"]]
     assert ours[0] > ours[1] and np.isnan(ours[2])
-    axis = evidence.learning_curve(longer, curves, sensitivity=0.5).axes[0]
+    axis, at_half = evidence.learning_curve(longer, curves, sensitivity=0.5).axes
     line = axis.containers[0].lines[0]
     assert line.get_xdata().tolist() == [1000, 5000] and line.get_ydata().tolist() == pytest.approx(ours[:2])
     assert [t.get_text() for t in axis.texts] == ["not reached"] and axis.texts[0].xy[0] == 80000
@@ -316,6 +316,20 @@ def test_the_learning_curve_is_of_one_recipe_and_marks_what_is_not_reached(longe
     )
     assert f"{ours[0]:.3g} after 1,000, {ours[1]:.3g} after 5,000, not reached after 80,000" in words
     assert words.endswith(f"5,000 against 1,000 segments: {ratio} times") and ratio.value < 1
+    half = [
+        [results.of(f, longer.group([n])).value for n in curves["JVSS 0.5"]]
+        for f in (results.fp_per_volume, results.sensitivity)
+    ]
+    assert at_half.containers[0].lines[0].get_ydata().tolist() == pytest.approx(half[0])
+    words = evidence.lengths_in_words(longer, curves, sensitivity=None)
+    assert (
+        words.startswith("false positives per volume at threshold 0.5\n")
+        and "; 80,000 against 5,000 segments: " in words
+    )
+    assert all(
+        f"{fp:.3g} after {n:,} ({found:.1%} found)" in words
+        for n, fp, found in zip((1000, 5000, 80000), *half, strict=True)
+    )
 
 
 def test_runs_stand_beside_each_other_at_one_threshold_and_at_one_sensitivity(longer):
