@@ -278,12 +278,12 @@ def _on_line(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def _prior(r: Results) -> Iterator[Claim]:
     fewer = _printed("fewer fp, volumes with a prior", "DeepMedic+", "JVSS", 0.995)
-    paper_with = {0.995: 1 - fewer / 100, 0.5: math.nan}
-    for alpha in (0.995, 0.5):
-        path, none = (r.seeds(f"jvss-{alpha:g}-fresh-{way}") for way in ("path", "none"))
+    ways = {"alpha 0.995": "jvss-0.995-fresh", "alpha 0.5": "jvss-0.5-fresh", "alpha 0.5, 20,000 segments": "jvss-0.5-fresh-20k"}
+    for recipe, stem in ways.items():
+        path, none = (r.seeds(f"{stem}-{way}") for way in ("path", "none"))
         for prior, words, printed in (
-            (None, "all visits", _printed_ratio(alpha)),
-            (True, "visits with a prior", paper_with[alpha]),
+            (None, "all visits", _printed_ratio(0.995 if "0.995" in recipe else 0.5)),
+            (True, "visits with a prior", 1 - fewer / 100 if "0.995" in recipe else math.nan),
         ):
             groups = _groups(r, path, none, prior=prior)
             why = f"ratio of false positives at sensitivity {EQUAL:g}"
@@ -291,7 +291,7 @@ def _prior(r: Results) -> Iterator[Claim]:
                 why += (f"; both at 0.5: ratio {compare(results.fp_per_volume, *groups, ratio=True)}, difference of "
                         f"sensitivity {compare(results.sensitivity, *groups)}")  # fmt: skip
             yield Claim(
-                f"the prior path removes false positives (alpha {alpha:g}, {words})", printed,
+                f"the prior path removes false positives ({recipe}, {words})", printed,
                 at_equal(*groups) if groups else None, FEWER, groups, why,
             )  # fmt: skip
     others = [("BCE from scratch", "trunk-path-s11", "trunk-none-s11")]
@@ -326,7 +326,7 @@ def _prior(r: Results) -> Iterator[Claim]:
                 f"{words} (alpha {alpha:g})", math.nan, at_equal(*groups) if groups else None, FEWER, groups,
                 f"ratio of false positives at sensitivity {EQUAL:g}, visits with a prior",
             )  # fmt: skip
-    read = {f"alpha {a:g}": f"jvss-{a:g}-fresh-path-s0" for a in (0.995, 0.5)}
+    read = {recipe: f"{stem}-path-s0" for recipe, stem in ways.items()}
     read |= {f"alpha {a:g}, the trunk's own patients": f"jvss-{a:g}-path-s0" for a in (0.995, 0.5)}
     read |= {"BCE, path grown on the trunk's own patients": "grown-path-s0", "BCE from scratch": "trunk-path-s11"}
     for words, name in read.items():

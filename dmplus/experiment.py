@@ -147,6 +147,11 @@ def _runs() -> dict[str, list[Run]]:
 
     second = [fresh(a, way) for a in (0.5, 0.995) for way in ways]
     second += [fresh(0.995, way, s) for s in (1, 2) for way in ("none", "path")]
+    # had the path time enough to learn? With four times the segments
+    second += [
+        dataclasses.replace(fresh(0.5, way), name=f"jvss-0.5-fresh-20k-{way}-s0", steps=2000, validated=False, second_test=False)
+        for way in ("none", "path")
+    ]
     # on those that it was trained on
     known = [jvss(a, prior="path", validated=True, controls=True) for a in (0.5, 0.995)]
     # the paper's own way: DeepMedic+ from scratch, as long as the trunk, which stands beside it as it is
