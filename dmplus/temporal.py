@@ -286,6 +286,36 @@ def reads_in_words(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(words, index=pd.Index(names, name=None))
 
 
+def by_length(r: Results) -> pd.DataFrame:
+    """Had the path time enough? Trainings on fresh patients with a path, beside those without prior, in words: a row per
+    alpha and number of segments, from few to many.
+
+    Columns: false positives a volume of either and their ratio (all at sensitivity :data:`dmplus.claims.EQUAL`), the verdict
+    on "fewer", the ratio to the same network with its prior zeroed, and by how much peaks then move (:func:`peaks_move`).
+    Test visits with a prior, all seeds that were run; the last two of seed 0. Empty where nothing of it was run.
+    """
+    lines = {}
+    for name in r.runs["run"].unique():
+        found = re.fullmatch(r"(jvss-([\d.]+)-fresh(-\d+k)?)-path-s0", name)
+        runs = ways(r, found[1]) if found else {}
+        ratio = effect(r, runs)
+        if ratio is None:
+            continue
+        at = {way: of(results.fp_at(claims.EQUAL), r.group(runs[way], prior=True)) for way in (NONE, PATH)}
+        away = r.has(name, second="zeroed")
+        own, zeroed = (r.group([name], second=s, prior=True) if away else None for s in (None, "zeroed"))
+        segments = int(r.runs.loc[r.runs["run"] == name, "segments"].iloc[0])
+        lines[float(found[2]), segments] = {
+            **{f"FP a volume, {way}": evidence.in_words(e, 1) for way, e in at.items()},
+            "path / no prior": evidence.in_words(ratio), "fewer": claims.verdict(ratio, claims.FEWER),
+            "own / zeroed": ratio_words(claims.at_equal(own, zeroed) if away else None),
+            "peak moves by": f"{peaks_move(r, (name, 'prior'), (name, 'zeroed')):.2f}" if away else "not run",
+        }  # fmt: skip
+    order = sorted(lines)
+    index = pd.Index([f"alpha {alpha:g}, {segments:,} segments" for alpha, segments in order], name="trained with")
+    return pd.DataFrame([lines[key] for key in order], index=index)
+
+
 def false_at(r: Results, name: str, level: int, *, prior: bool | None = None) -> pd.DataFrame:
     """The false positives of a run on test that stand at a level: case, what, peak (level), x, y, z.
 

@@ -576,8 +576,8 @@ for a, short in matched.items():
 # The table is the comparison with BCE from above, made once more after four times the segments, of both. If JVSS were only the
 # quicker one, its ratio would go to 1. How far it has gone says how much of its lead was speed.
 #
-# The right half of the figure is the test promised beside Table 1. If the short training is why the sensitive model marks so much
-# at 0.5, its line falls, while it finds no less. Follow it to its last point before you judge: it need not fall from the first on.
+# The right half of the figure is the test promised beside Table 1. If the short training is why the sensitive model marks so
+# much at 0.5, its line falls, while it finds no less. Follow it to its last point before you judge: it need not fall at once.
 #
 # So a comparison of losses is a comparison at one length of training.
 #

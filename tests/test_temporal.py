@@ -138,6 +138,42 @@ def test_ways_of_a_stem_whose_rival_has_a_name_of_its_own():
     assert beside == ["a-none-s0", None, "a-none-s0", "a-none-s0"]
 
 
+def test_the_same_comparison_after_more_training_stands_below(r, tmp_path):
+    draw = rng(3, "longer")
+    stems = {"": (34, 8, 9), "-20k": (34, 8, 4)}  # false positives without a prior and with a path
+    made = {f"jvss-0.5-fresh{k}-{way}-s0": ("prior", rows_of(draw, found=found, false=n))
+            for k, (found, *both) in stems.items() for way, n in zip(("none", "path"), both, strict=True)}  # fmt: skip
+    made |= {"jvss-0.5-path-s0": ("prior", rows_of(draw, found=34, false=1))}  # not on fresh patients
+    folder = collected(tmp_path / "rows", made)
+    runs = pd.read_csv(folder / "runs.csv")
+    runs.loc[runs["run"].str.contains("20k"), "segments"] = 20000
+    runs.to_csv(folder / "runs.csv", index=False)
+    longer = Results(folder)
+    table = temporal.by_length(longer)
+    assert table.index.tolist() == ["alpha 0.5, 5,000 segments", "alpha 0.5, 20,000 segments"]
+    for k, words in zip(stems, table["path / no prior"], strict=True):
+        both = [longer.group([f"jvss-0.5-fresh{k}-{way}-s0"], prior=True) for way in ("path", "none")]
+        assert words == temporal.ratio_words(claims.at_equal(*both))
+    assert table["fewer"].tolist() == ["not shown", "holds"] and set(table["own / zeroed"]) == {"not run"}
+    assert temporal.by_length(r).empty  # a path, but on the trunk's own patients
+    r20 = temporal.by_length(renamed_in(r, "jvss-0.995-path-s0", "jvss-0.995-fresh-path-s0"))
+    own, zeroed = (r.group(["jvss-0.995-path-s0"], second=s, prior=True) for s in ("prior", "zeroed"))
+    assert r20["own / zeroed"].tolist() == [temporal.ratio_words(claims.at_equal(own, zeroed))]
+    moves = temporal.peaks_move(r, ("jvss-0.995-path-s0", "prior"), ("jvss-0.995-path-s0", "zeroed"))
+    assert r20["peak moves by"].tolist() == [f"{moves:.2f}"]
+
+
+def renamed_in(r, name, new):
+    """The same rows, with a run renamed and the run beside it that takes no prior."""
+    names = {name: new, "jvss-0.995-s0": new.replace("-path-", "-none-")}
+    renamed = Results.__new__(Results)
+    renamed.visits = r.visits
+    renamed.runs = r.runs.assign(run=r.runs["run"].replace(names))
+    renamed.rows = {(names.get(n, n), *rest): t for (n, *rest), t in r.rows.items()}
+    renamed._counts = {}
+    return renamed
+
+
 def test_a_network_that_does_not_read_its_prior_is_told_from_one_that_does(r):
     table = temporal.reads(r).set_index("run")
     assert list(table.index) == ["jvss-0.995-path-s0"]
