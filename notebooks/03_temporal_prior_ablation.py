@@ -443,9 +443,10 @@ print(f"BCE without any prior (bce-s0) has {evidence.in_words(bce, 1)} false pos
 display(temporal.by_length(rows))
 
 # %% [markdown]
-# Four answers are possible. The ratio falls, and the controls with it: time was what the path lacked. The network listens more,
+# Four answers are possible. The ratio falls, and *own / zeroed* with it: time was what the path lacked. The peaks move by more,
 # but the ratio stays: it hears, and has no use for what it hears. Neither moves: time is not the reason, or four times is not
-# enough. The ratio falls and the network does not listen: that is chance, not the prior.
+# enough. The ratio falls, and *own / zeroed* stays at 1: that is another network, not the prior. And read the intervals: a
+# change from one row to the next is one only where they leave room for it.
 #
 # ## Whom does it help, whom does it harm?
 #
