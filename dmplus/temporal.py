@@ -539,8 +539,8 @@ def answer(
         ends = clear.loc[[clear["chance"].idxmax(), clear["chance"].idxmin()]]
         said.append("Share of pairs in which a metastasis changes more than a look-alike in the difference image: "
                     f"{chance_words(ends)}.")  # fmt: skip
-    said += [way_words(r, runs, way) for way in (PATH, CHANNEL)]
-    said.append(positive_words(r, runs[PATH][0].rpartition("-path-s")[0]))
+    stem = runs[PATH][0].rpartition("-path-s")[0]
+    said += [way_words(r, runs, PATH), *longer_words(r, stem), way_words(r, runs, CHANNEL), positive_words(r, stem)]
     for row in read[(read["run"] == runs[PATH][0]) & read["zeroed"].notna()].itertuples():
         said.append(f"With its prior the path has {ratio_words(row.zeroed)} times the false positives that it has with a "
                     f"zeroed one (a gain by its prior: {claims.verdict(row.zeroed, claims.FEWER)}); the peak of a "
@@ -565,6 +565,18 @@ def way_words(r: Results, runs: Mapping[str, Sequence[str]], way: str) -> str:
     return (f"{words} Beside it, in visits with an earlier scan, the paper has {with_path / without:.2f} (alpha 0.995, "
             f"{with_path:g} against {without:g} false positives at threshold 0.5): the interval {side} it. For alpha 0.5 it "
             f"prints all visits alone: {few} false positives, too few to compare with.")  # fmt: skip
+
+
+def longer_words(r: Results, stem: str) -> list[str]:
+    """The path over no prior in trainings of a stem that had more segments ("jvss-0.5-fresh-20k"), a sentence for each."""
+    said = []
+    for name in r.runs["run"].unique():
+        found = re.fullmatch(rf"({re.escape(stem)}-(\d+)k)-path-s0", name)
+        e = effect(r, ways(r, found[1])) if found else None
+        if found and e:
+            said.append(f"Trained longer, for {int(found[2]) * 1000:,} segments, the path {effect_words(e)}: {ratio_words(e)} times "
+                        "those without.")  # fmt: skip
+    return said
 
 
 def paper_fp(alpha: float, *, prior: bool = False) -> tuple[float, ...]:

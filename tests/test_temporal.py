@@ -155,6 +155,10 @@ def test_the_same_comparison_after_more_training_stands_below(r, tmp_path):
         both = [longer.group([f"jvss-0.5-fresh{k}-{way}-s0"], prior=True) for way in ("path", "none")]
         assert words == temporal.ratio_words(claims.at_equal(*both))
     assert table["fewer"].tolist() == ["not shown", "holds"] and set(table["own / zeroed"]) == {"not run"}
+    words = temporal.longer_words(longer, "jvss-0.5-fresh")
+    assert words == ["Trained longer, for 20,000 segments, the path has fewer false positives: "
+                     f"{table['path / no prior'].iloc[1]} times those without."]  # fmt: skip
+    assert temporal.longer_words(longer, "jvss-0.5") == []
     assert temporal.by_length(r).empty  # a path, but on the trunk's own patients
     r20 = temporal.by_length(renamed_in(r, "jvss-0.995-path-s0", "jvss-0.995-fresh-path-s0"))
     own, zeroed = (r.group(["jvss-0.995-path-s0"], second=s, prior=True) for s in ("prior", "zeroed"))
