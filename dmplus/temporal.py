@@ -573,9 +573,9 @@ def longer_words(r: Results, stem: str) -> list[str]:
     for name in r.runs["run"].unique():
         found = re.fullmatch(rf"({re.escape(stem)}-(\d+)k)-path-s0", name)
         e = effect(r, ways(r, found[1])) if found else None
-        if found and e:
-            said.append(f"Trained longer, for {int(found[2]) * 1000:,} segments, the path {effect_words(e)}: {ratio_words(e)} times "
-                        "those without.")  # fmt: skip
+        if found and e is not None:
+            said.append(f"Trained longer, for {int(found[2]) * 1000:,} segments, the path {effect_words(e)}: {ratio_words(e)} "
+                        "times those without.")  # fmt: skip
     return said
 
 
