@@ -278,12 +278,13 @@ def _on_line(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def _prior(r: Results) -> Iterator[Claim]:
     fewer = _printed("fewer fp, volumes with a prior", "DeepMedic+", "JVSS", 0.995)
-    ways = {"alpha 0.995": "jvss-0.995-fresh", "alpha 0.5": "jvss-0.5-fresh", "alpha 0.5, 20,000 segments": "jvss-0.5-fresh-20k"}
-    for recipe, stem in ways.items():
+    ways = {"alpha 0.995": (0.995, "jvss-0.995-fresh"), "alpha 0.5": (0.5, "jvss-0.5-fresh"),
+            "alpha 0.5, 20,000 segments": (0.5, "jvss-0.5-fresh-20k")}  # fmt: skip
+    for recipe, (alpha, stem) in ways.items():
         path, none = (r.seeds(f"{stem}-{way}") for way in ("path", "none"))
         for prior, words, printed in (
-            (None, "all visits", _printed_ratio(0.995 if "0.995" in recipe else 0.5)),
-            (True, "visits with a prior", 1 - fewer / 100 if "0.995" in recipe else math.nan),
+            (None, "all visits", _printed_ratio(alpha)),
+            (True, "visits with a prior", 1 - fewer / 100 if alpha == 0.995 else math.nan),
         ):
             groups = _groups(r, path, none, prior=prior)
             why = f"ratio of false positives at sensitivity {EQUAL:g}"
@@ -326,7 +327,7 @@ def _prior(r: Results) -> Iterator[Claim]:
                 f"{words} (alpha {alpha:g})", math.nan, at_equal(*groups) if groups else None, FEWER, groups,
                 f"ratio of false positives at sensitivity {EQUAL:g}, visits with a prior",
             )  # fmt: skip
-    read = {recipe: f"{stem}-path-s0" for recipe, stem in ways.items()}
+    read = {recipe: f"{stem}-path-s0" for recipe, (_, stem) in ways.items()}
     read |= {f"alpha {a:g}, the trunk's own patients": f"jvss-{a:g}-path-s0" for a in (0.995, 0.5)}
     read |= {"BCE, path grown on the trunk's own patients": "grown-path-s0", "BCE from scratch": "trunk-path-s11"}
     for words, name in read.items():

@@ -721,10 +721,13 @@ def _read_where(sensitivity: float | None) -> str:
     return "at threshold 0.5" if sensitivity is None else f"at sensitivity {sensitivity:g}"
 
 
+def _measured(sensitivity: float | None) -> Any:
+    return results.fp_per_volume if sensitivity is None else results.fp_at(sensitivity)
+
+
 def _along_lengths(r: Results, names: Sequence[str], sensitivity: float | None) -> dict[int, Estimate]:
     """Segments → false positives per volume at that sensitivity, or, without one, at threshold 0.5."""
-    measure = results.fp_per_volume if sensitivity is None else results.fp_at(sensitivity)
-    return {_segments(r, n): of(measure, r.group([n])) for n in names}
+    return {_segments(r, n): of(_measured(sensitivity), r.group([n])) for n in names}
 
 
 def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float | None = EQUAL) -> str:
@@ -732,7 +735,6 @@ def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensiti
 
     Without a sensitivity: those at threshold 0.5, with the share of the metastases that is found there.
     """
-    measure = results.fp_per_volume if sensitivity is None else results.fp_at(sensitivity)
     lines = [f"false positives per volume {_read_where(sensitivity)}"]
     for label, names in curves.items():
         at = _along_lengths(r, names, sensitivity)
@@ -744,7 +746,7 @@ def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensiti
         reached = [name for name, e in zip(names, at.values(), strict=True) if np.isfinite(e.value)]
         ratio = ""
         if len(reached) > 1:
-            gain = compare(measure, *(r.group([n]) for n in reached[:-3:-1]), ratio=True)
+            gain = compare(_measured(sensitivity), *(r.group([n]) for n in reached[:-3:-1]), ratio=True)
             long, short = (f"{_segments(r, n):,}" for n in reached[:-3:-1])
             ratio = f"; {long} against {short} segments: {gain} times"
         lines.append(f"{label}: {', '.join(words)}{ratio}")
