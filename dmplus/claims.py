@@ -177,8 +177,11 @@ def _against_bce(r: Results, jvss: Mapping[float, Names], bce: Names, words: str
 
 
 def _longer(r: Results) -> Iterator[Claim]:
-    """Is what JVSS has before BCE only a better start? Both with four times the segments."""
-    yield from _against_bce(r, {a: [f"jvss-{a:g}-20k-s0"] for a in (0.995, 0.5)}, ["bce-20k-s0"], ", 20,000 segments")
+    """Is what JVSS has before BCE only a better start? Both with four times the segments, and, once they are there, sixty."""
+    for thousand in (20, 300):
+        if thousand == 20 or r.has(f"bce-{thousand}k-s0"):
+            jvss = {a: [f"jvss-{a:g}-{thousand}k-s0"] for a in (0.995, 0.5)}
+            yield from _against_bce(r, jvss, [f"bce-{thousand}k-s0"], f", {thousand},000 segments")
 
 
 def curve_over_alpha(r: Results, stem: str) -> list[str]:
