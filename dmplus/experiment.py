@@ -171,7 +171,7 @@ def _runs() -> dict[str, list[Run]]:
         Run(name=f"unet-jvss-{a:g}-s0", loss="jvss", alpha=a, network="unet", start="unet-trunk-s0") for a in (0.9, 0.5)
     ]
     both = (0.995, 0.5)
-    length = [Run(name=f"bce-{thousand}k-s0", steps=thousand * 100, validated=thousand == 300) for thousand in (1, 20, 300)]
+    length = [Run(name=f"bce-{thousand}k-s0", steps=thousand * 100, validated=thousand == 80) for thousand in (1, 20, 80)]
     length += [longer(a, thousand) for thousand in (1, 20) for a in both]
     length += [longer(0.995, 80), *(longer(a, 300) for a in both)]
     # Whole brains on one GPU, with the quick network and with the paper's; the networks with a path have it from the start.

@@ -8,7 +8,6 @@ statistics, optimizer state, step), and at the end ``weights.safetensors`` and `
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import runpy
@@ -345,27 +344,26 @@ class Replayed:
     """The gradients of a batch on a CUDA device, recorded once as a graph and replayed: a step's thousand kernels are launched
     together, where one by one the launching takes longer than they do."""
 
-    def __init__(
-        self, network: DeepMedic, example: Segments, config: TrainConfig, machine: Machine, forward: Forward | None = None
-    ) -> None:
-        """example: a batch on the device, whose memory every later batch of its shape is copied to. forward: the compiled
-        network, or None for the plain one."""
+    def __init__(self, network: DeepMedic, example: Segments, config: TrainConfig, machine: Machine) -> None:
+        """example: a batch on the device, whose memory every later batch of its shape is copied to."""
         self.inputs = example
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(3):  # libraries choose their algorithms, and allocate what they keep
-                _gradients(network, example, config, forward, machine)
-            torch.cuda.set_sync_debug_mode("error")  # a step that waits for a value cannot be recorded, and a failed
-            try:  # recording leaves the device's random numbers unusable
-                _gradients(network, example, config, forward, machine)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
+                _gradients(network, example, config, None, machine)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch says at each call that this mode is a prototype
+                try:  # a step that waits for a value cannot be recorded, and a failed recording leaves the device's random
+                    torch.cuda.set_sync_debug_mode("error")  # numbers unusable
+                    _gradients(network, example, config, None, machine)
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
         torch.cuda.current_stream().wait_stream(beside)
         network.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            parts = _gradients(network, example, config, forward, machine)
+            parts = _gradients(network, example, config, None, machine)
             self.names, self.values = list(parts), torch.stack(list(parts.values()))
 
     def __call__(self, segments: Segments) -> dict[str, Tensor]:
@@ -395,8 +393,8 @@ def train(
     configuration is resumed; one of another configuration is refused.
     init: a network whose weights start the run, for fine-tuning: of the same configuration, or without prior where the
     configuration has one (:func:`dmplus.network.add_prior_path`, :func:`dmplus.network.add_prior_channel`).
-    compile: torch.compile the step (None: when a compiler is there and the run is long enough to earn it back). On a GPU a
-    step is recorded as well, and compiled only if its gradients are then still the plain step's.
+    compile: torch.compile the step (None: when a compiler is there and the run is long enough to earn it back). Not on a
+    GPU, where a step is recorded instead.
     stop_after: stop (with a checkpoint) once so many steps are done in all: for tests and for sharing a machine.
     Raises ``InputError`` for a folder or ``init`` that cannot be used, ``FloatingPointError`` when logits, loss,
     weights or batch statistics are no longer finite: such a state is never written.
@@ -427,11 +425,7 @@ def train(
     example = sampler.batch(0, config.batch).to(machine.device)
     # by the length of the whole run, not of what is left: resumed, it must go on with the same arithmetic
     forward = _compiled(network, example, machine, config.steps if done < config.steps else 0, compile, progress)
-    replayed = None
-    if machine.device != "cpu":
-        batches = [example, *(sampler.batch(n, config.batch).to(machine.device) for n in (1, 2))]
-        replayed = _recorded(network, batches, config, machine, forward)
-        forward = None
+    replayed = None if machine.device == "cpu" else _recorded(network, example, config, machine)
     report = Progress(config.steps, "training", done=done, every=10 if progress else math.inf)
     seen: list[dict[str, float]] = []
     unread: list[dict[str, Tensor]] = []  # of steps that a GPU may not have finished
@@ -580,15 +574,21 @@ def fast(network: DeepMedic, machine: Machine, compile: bool | None = None) -> D
 def _compiled(
     network: DeepMedic, example: Segments, machine: Machine, steps: int, wanted: bool | None, progress: bool
 ) -> Forward | None:
-    """The network compiled, or None where that does not pay, is not possible, or was not wanted."""
-    gpu = machine.device != "cpu"
-    if wanted is False or (wanted is None and (steps < (10_000 if gpu else 400) or not has_compiler())):
+    """The network compiled, or None where that does not pay, is not possible, or was not wanted.
+
+    Never on a GPU: on an H200 (torch 2.11) a step both compiled and recorded was faster, but its training was not the plain
+    step's: on one batch repeated the loss hardly fell; nor were its gradients with ``comprehensive_padding`` off.
+    """
+    if machine.device != "cpu":
+        if wanted:
+            print("not compiled: on a GPU the plain step is recorded", flush=True)
+        return None
+    if wanted is False or (wanted is None and (steps < 400 or not has_compiler())):
         return None
     if progress:
         print("compiling the training step (about a minute) ...", flush=True)
     keep = {k: v.clone() for k, v in network.state_dict().items()}  # the trial below must not leave batch statistics
-    # on a GPU the compiler pads tensors, which the operations that it cannot look into take for others
-    forward = torch.compile(network.forward, dynamic=False, options={"comprehensive_padding": False} if gpu else None)
+    forward = torch.compile(network.forward, dynamic=False)
     network.train()
     try:
         with warnings.catch_warnings(), machine.autocast():
@@ -602,63 +602,19 @@ def _compiled(
     return forward
 
 
-def _recorded(
-    network: DeepMedic, batches: Sequence[Segments], config: TrainConfig, machine: Machine, forward: Forward | None
-) -> Replayed | None:
-    """A step recorded for its replay on the first of the batches, or None where it cannot be: a loss of one's own may look at
-    values. The compiled network is used if the others show that its steps are the plain network's."""
+def _recorded(network: DeepMedic, example: Segments, config: TrainConfig, machine: Machine) -> Replayed | None:
+    """A step recorded for its replay, or None where it cannot be: a loss of one's own may look at values."""
     keep = {k: v.clone() for k, v in network.state_dict().items()}  # the trials must not leave batch statistics
     torch.backends.cudnn.benchmark = True  # all batches are of one shape: the algorithms are worth a trial
-    example, *others = batches
     try:
-        for way in (forward, None) if forward else (None,):
-            try:
-                replayed = Replayed(network, example, config, machine, way)
-                if way is None or _is_the_plain_step(replayed, network, others, config, machine):
-                    return replayed
-                print("not compiled: its gradients are not the plain step's; training goes on without, slower", flush=True)
-            except RuntimeError as error:
-                print(f"not recorded as a graph ({str(error).splitlines()[0]}): training goes on without, slower", flush=True)
-            network.zero_grad(set_to_none=True)
-            network.load_state_dict(keep)
+        return Replayed(network, example, config, machine)
+    except RuntimeError as error:
+        print(f"not recorded as a graph ({str(error).splitlines()[0]}): training goes on without, slower", flush=True)
+        network.zero_grad(set_to_none=True)
         return None
     finally:
         torch.backends.cudnn.benchmark = False
         network.load_state_dict(keep)
-
-
-def _is_the_plain_step(
-    step: Callable[[Segments], object], network: DeepMedic, batches: Sequence[Segments], config: TrainConfig, machine: Machine
-) -> bool:
-    """Whether a recorded step, whose gradients the parameters hold, leaves the gradients and batch statistics that the plain
-    one leaves: on each batch little farther from those in float32 than these are, and these near enough for that to count.
-
-    A compiler's mistake is no rounding: on an H200 it once made a step twice as fast that learnt something else.
-    """
-    held, state = [p.grad for p in network.parameters()], {k: v.clone() for k, v in network.state_dict().items()}
-    exact = dataclasses.replace(machine, precision="float32")
-    agrees = True
-    for seed, segments in enumerate(batches):
-        found = []
-        for how in (step, *(functools.partial(_plain, network, config, m) for m in (machine, exact))):
-            network.load_state_dict(state)
-            torch.manual_seed(seed)  # one dropout mask for all
-            for p, gradient in zip(network.parameters(), held, strict=True):
-                p.grad = gradient
-            how(segments)
-            gradients = torch.cat([p.grad.float().flatten() for p in network.parameters()])  # type: ignore[union-attr]
-            moved = torch.cat([(b - state[name]).float().flatten() for name, b in network.named_buffers()])
-            found.append((gradients, moved))
-        for one, plain, wide in zip(*found, strict=True):
-            far, usual = (float((v - wide).norm() / wide.norm()) for v in (one, plain))
-            agrees = agrees and usual < 0.25 and far < 2 * usual + 0.02
-    for p, gradient in zip(network.parameters(), held, strict=True):
-        p.grad = gradient
-    return agrees
-
-
-def _plain(network: DeepMedic, config: TrainConfig, machine: Machine, segments: Segments) -> None:
-    _gradients(network, segments, config, None, machine)
 
 
 # ------------------------------------------------------------------------------------------- checkpoints

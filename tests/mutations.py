@@ -195,12 +195,6 @@ FAULTS = (
         ("_random_bytes(x.detach())", "_random_bytes(torch.zeros(x.shape, device=x.device))"),
         tests="test_training.py",
     ),
-    fault(
-        "whatever a compiler makes is taken for the plain step",
-        "training",
-        ("far < 2 * usual + 0.02", "True"),
-        tests="test_training.py::test_a_step_that_is_not_the_plain_one_is_told_from_it",
-    ),
     fault("a weak verdict needs nothing", "claims", ("WEAK = 0.8", "WEAK = 0.0"), tests="test_claims.py"),
     fault(
         "the rival's false positives are moved instead",

@@ -61,24 +61,6 @@ def test_a_recorded_step_is_the_plain_one(prior, loss):
             assert torch.allclose(b, c, rtol=1e-4, atol=1e-6), (step, name)
 
 
-@pytest.mark.skipif(not training.has_compiler(), reason="no compiler")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_compiled_and_recorded_step_is_the_plain_one(precision, capsys):
-    """Of a network like the quick one, with fewer layers: gradients and batch statistics, with dropout."""
-    config = quick_config(prior="none", loss="jvss", alpha=0.9)
-    small = dataclasses.replace(config.network, features=(16,) * 4, residual_layers=(4,), low_factors=(3,))
-    config = dataclasses.replace(config, network=small)
-    machine = dataclasses.replace(GPU, precision=precision)
-    torch.manual_seed(0)
-    network = DeepMedic(small).to("cuda", memory_format=torch.channels_last_3d).train()
-    sampler = Sampler(Volumes([c.normalised() for c in CASES], device="cuda"), small, config.sampling, seed=0)
-    batches = [sampler.batch(n) for n in range(3)]
-    forward = training._compiled(network, batches[0], machine, 10, True, False)
-    assert forward is not None and training._recorded(network, batches, config, machine, forward) is not None
-    assert "not" not in capsys.readouterr().out
-
-
 def test_dropout_is_drawn_anew_at_each_replay_and_repeats_with_its_seed():
     config = quick_config(prior="none", loss="bce")
     network = DeepMedic(dataclasses.replace(config.network, dropout=(0, 0.5, 0.5))).cuda().train()

@@ -1,6 +1,5 @@
 """The training step against the authors' program, the optimizer by hand, resuming, the files of a run."""
 
-import contextlib
 import dataclasses
 import json
 
@@ -205,63 +204,11 @@ def test_a_compiled_step_is_the_plain_one(cases):
         assert torch.allclose(ours, plain, rtol=1e-3, atol=1e-5)
 
 
-def test_on_a_gpu_only_long_runs_are_compiled_of_themselves(monkeypatch):
-    class Gpu(Machine):
-        def autocast(self):
-            return contextlib.nullcontext()
-
-    asked, network = [], torch.nn.Bilinear(2, 2, 1)
-    monkeypatch.setattr(T, "has_compiler", lambda: True)
-    monkeypatch.setattr(torch, "compile", lambda forward, **how: lambda *given: asked.append(how) or forward(*given[:2]))
-    segments = Segments(torch.ones(1, 2), torch.ones(1, 2), None, torch.ones(1, 1))
-    for steps, wanted, compiled in ((9_999, None, False), (10_000, None, True), (10, True, True), (10_000, False, False)):
-        asked.clear()
-        forward = T._compiled(network, segments, Gpu("cuda", "float32", ""), steps, wanted, False)
-        assert (forward is not None) == compiled == bool(asked)
-        assert not compiled or asked[0]["options"] == {"comprehensive_padding": False}
-
-
-class Step:
-    """A step as a recording leaves it: its gradients always lie in the same tensors."""
-
-    def __init__(self, network, config, change=lambda network: None, seed=None):
-        self.network, self.config, self.change, self.seed = network, config, change, seed
-        self.held = [torch.zeros_like(p) for p in network.parameters()]
-        for p, gradient in zip(network.parameters(), self.held, strict=True):
-            p.grad = gradient
-
-    def __call__(self, segments):
-        if self.seed is not None:
-            torch.manual_seed(self.seed)
-        T._gradients(self.network, segments, self.config, None, CPU)
-        for p, gradient in zip(self.network.parameters(), self.held, strict=True):
-            p.grad = gradient.copy_(p.grad)
-        self.change(self.network)
-
-
-@pytest.mark.parametrize(("fault", "same"), [(None, True), ("mask", False), ("gradient", False), ("statistics", False)])
-def test_a_step_that_is_not_the_plain_one_is_told_from_it(cases, fault, same):
-    """Another dropout mask, one layer's gradient halved, batch statistics written to another row."""
-    small = NetworkConfig(prior="none", features=(16, 16), low_factors=(), fully_connected=(16, 16), residual_layers=(),
-                          residual_fully_connected=(), dropout=(0, 0.25, 0.25), dropout_scaling="inverted")  # fmt: skip
-    config = dataclasses.replace(SMALL, network=small, loss="jvss")
-    torch.manual_seed(0)
-    network = build(small).train()
-    sampler = Sampler(Volumes([c.normalised() for c in cases[:3]]), small, config.sampling, seed=0)
-    before = {k: v.clone() for k, v in network.state_dict().items()}
-
-    def change(network):
-        if fault == "gradient":
-            max(step.held, key=lambda g: float(g.norm())).mul_(0.5)
-        if fault == "statistics":
-            norm = next(m for m in network.modules() if isinstance(m, N.BatchNorm))
-            norm.means.copy_(norm.means.roll(1, 0))
-
-    step = Step(network, config, change, seed=9 if fault == "mask" else None)
-    batches = [sampler.batch(n, 4) for n in (1, 2)]
-    assert T._is_the_plain_step(step, network, batches, config, CPU) is same
-    assert all(p.grad is g for p, g in zip(network.parameters(), step.held, strict=True))
-    network.load_state_dict(before)
+def test_nothing_is_compiled_on_a_gpu(capsys):
+    gpu = dataclasses.replace(CPU, device="cuda")
+    assert T._compiled(build(SMALL.network), None, gpu, 10**6, None, False) is None and not capsys.readouterr().out
+    assert T._compiled(build(SMALL.network), None, gpu, 10**6, True, False) is None
+    assert "recorded" in capsys.readouterr().out
 
 
 def test_a_checkpoint_from_before_a_setting_existed_is_resumed_at_its_default(tmp_path, cases):
