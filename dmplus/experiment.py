@@ -48,8 +48,6 @@ ALPHAS = (1.0, 0.995, 0.99, 0.95, 0.9, 0.5)  #: of Table 1
 SSE_ALPHAS = (0.995, 0.95, 0.8, 0.5, 0.2, 0.05)  #: SSE weighs voxels, so its own range of trade-offs
 RATE, TUNING_RATE = 2.5e-2, 1.5e-3  #: from scratch and from trained weights; chosen on BCE and validation visits
 GROWING_RATE = 5e-3  #: of the trunk's second part, where a path for the earlier scan is learnt
-#: JVSS from scratch, at the paper's rate: at RATE it was lost, to a slope that is mended since
-STEADY_SCRATCH = {"rate": 1e-3, "beta2": 0.95}
 PAPER_RATE, PAPER_TUNING_RATE = 1e-3, 1e-4  #: of the paper's network and optimizer: its first rate, and a tenth of it
 PAPER_STEPS = 1500  #: of 10 segments from scratch, where the paper takes 120,000
 MOST = 60  #: false positives per volume (mean) kept in the rows: curves are read far below
@@ -95,7 +93,6 @@ class Run:
     steps: int = 500  #: 0: nothing is trained, the weights it starts from are scored
     batch: int = 10  #: segments of a step
     rate: float = 0.0  #: learning rate; 0: that of a training from scratch, or of fine-tuning
-    beta2: float = training.TrainConfig.beta2  #: of AdamW
     validated: bool = False  #: scored on validation, too, because operating points are chosen there
     controls: bool = False  #: scored with misregistered, zeroed and exchanged priors, too
     second_test: bool = False  #: scored on the second test set, too, where there is one
@@ -178,7 +175,6 @@ def _runs() -> dict[str, list[Run]]:
     whole, paper = (_whole(network, stem) for network, stem in (("quick", "whole"), ("paper", "paper")))
     control = [Run(name="permuted-s0", labels="permuted", start="scratch", steps=1500)]
     scratch = [Run(name="jvss-0.5-scratch-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000)]
-    scratch += [dataclasses.replace(scratch[0], name="jvss-0.5-scratch-steady-s0", **STEADY_SCRATCH)]
     return {
         "alpha": alpha, "weights": weights, "segments": segments, "sse": sse,
         "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length,
@@ -230,7 +226,7 @@ def config_of(run: Run) -> training.TrainConfig:
     config = training.quick_config(
         prior=run.prior, loss=run.loss, alpha=run.alpha, weight_detection=run.detection,
         weight_segmentation=run.segmentation, steps=max(run.steps, 1), seed=run.seed, validate_every=0,
-        batch=run.batch, learning_rate=run.rate or (RATE if run.start == "scratch" else TUNING_RATE), beta2=run.beta2,
+        batch=run.batch, learning_rate=run.rate or (RATE if run.start == "scratch" else TUNING_RATE),
     )  # fmt: skip
     if run.network != "quick":
         config = dataclasses.replace(config, network=network.preset(run.network, prior=run.prior))
