@@ -26,7 +26,7 @@
 # - **Data**: committed rows of trainings on the synthetic cohort `synthetic-v1`, one per lesion and per false positive;
 #   patients made here from the ICBM152 2009a template (notice in `dmplus/assets`); the printed numbers of Huang et al.
 #   2022; text CC BY 4.0, code BSD-3.
-# - **Not claimed**: all patients are synthetic and share one template, most trainings have one seed, and most are short
+# - **Not claimed**: all patients are synthetic and share one template, most trainings have one seed, and all are short
 #   beside the paper's. Nothing here is for clinical use.
 #
 # ## Objectives
@@ -599,8 +599,8 @@ again = [name for name in lost_ones.index if name in set(rows.histories["run"])]
 still = evidence.broken_down(rows.histories)
 figures.show(
     evidence.draw_before_and_after(before, rows.histories),
-    f"Figure 7 shows BCE on the segments that a training sees, for {len(lost_ones)} trainings that were lost (blue), and the "
-    f"same with a slope taken from logits ({len(again)} of them).",
+    f"Figure 7 shows BCE on the segments that a training sees, for {len(lost_ones)} trainings that were lost (blue), and for "
+    f"{len(again)} of the same name made since, with a slope taken from logits (orange).",
 )
 display(lost_ones)
 print(f"of the {rows.histories['run'].nunique()} trainings whose results come with the course, lost by the same rule: "
@@ -634,9 +634,10 @@ for other in ("BCE alone", *mixed):
 
 # %% [markdown]
 # A ratio whose interval lies below 1 says that JVSS alone goes further. And it had the least to see: fewer voxels than the trunk
-# by itself, let alone the trunk with what came after. So BCE's trunk is no help that JVSS needs; perhaps one has to unlearn there
-# first how sure BCE is of the background (a guess; nothing here tests it). It outlines what it finds no better than the mixed
-# ways do: one voxel of each segment still pulls against what BCE says of all.
+# by itself, let alone the trunk with what came after. So BCE's trunk is no help that JVSS needs. Perhaps one has to unlearn there
+# first how sure BCE is of the background; or it is the rate, larger by far in a training from scratch than in a fine-tuning
+# (guesses; nothing here tests them). It outlines what it finds no better than the mixed ways do: one voxel of each segment still
+# pulls against what BCE says of all.
 #
 # We began with the trunk since it made thirty trainings affordable, and since JVSS alone was lost at first. Both are reasons of
 # ours, none of the loss's. What you read in the sections above holds for **BCE first, then the other loss**.
@@ -771,13 +772,13 @@ display(evidence.over_alpha_at_equal(own, both)[["fewest", "most", "not reached 
 #
 # ## What could be wrong with this
 #
-# Training and test patients share one template and one generator, so all numbers are flattered, and a difference between
-# losses may be one of this generator. Most trainings have one seed: their intervals are over patients alone, and another seed
-# may move a point by more. All losses were fine-tuned from BCE's trunk with one learning rate, chosen for BCE: a loss that needs
-# another rate, or another beginning, is at a disadvantage. The trainings are short, as their table says: large alpha is punished most by that. And
-# most were made before two faults were mended: in those that were compiled, on a processor, the two layers with dropout shared
-# one mask, and BCE took its slope from a rounded probability (Figure 7). The longest training of JVSS 0.995 changed its machine
-# on the way: 120,000 segments on a processor, the rest on a GPU.
+# Training and test patients share one template and one generator, so all numbers are flattered, and a difference between losses
+# may be one of this generator. Most trainings have one seed: their intervals are over patients alone, and another seed may move
+# a point by more. All losses were fine-tuned from BCE's trunk with one learning rate, chosen for BCE: a loss that needs another
+# rate, or another beginning, is at a disadvantage. The trainings are short, as their table says: large alpha is punished most
+# by that. And most were made before two faults were mended: in those that were compiled, on a processor, the two layers with
+# dropout shared one mask, and BCE took its slope from a rounded probability (Figure 7). The longest training of JVSS 0.995
+# changed its machine on the way: 120,000 segments on a processor, the rest on a GPU.
 #
 # ## Self-test
 #
