@@ -342,7 +342,17 @@ def _prior(r: Results) -> Iterator[Claim]:
         )  # fmt: skip
 
 
+LONGEST = ", 300,000 segments"  #: of a triage system: see experiment.LONG_SYSTEMS
+
+
 def _triage(r: Results) -> Iterator[Claim]:
+    """The ensemble's tiers; and, once they are there, those of the networks that were trained longest."""
+    yield from _tiers(r, "ensemble")
+    if triage_counts(r, f"ensemble{LONGEST}") is not None:
+        yield from _tiers(r, f"ensemble{LONGEST}", LONGEST)
+
+
+def _tiers(r: Results, system: str, words: str = "") -> Iterator[Claim]:
     small_all = float(paper.rows().query("quantity == 'test lesions below 0.1 cm3'")["printed"].iloc[0]) / 100
     printed = {
         "sure": _table("JVSS", 0.5, "precision", "DeepMedic+"),
@@ -351,7 +361,7 @@ def _triage(r: Results) -> Iterator[Claim]:
         "false": _printed("further fp below 0.1 cm3", "DeepMedic+", "ensemble") / 100,
     }
     gained = _printed("further found lesions per volume", "DeepMedic+", "ensemble") / printed["load"]
-    t = triage_counts(r, "ensemble")
+    t = triage_counts(r, system)
     point, drawn = (None, None) if t is None else pooled(t[None])
 
     def value(f: object) -> Estimate | None:
@@ -363,22 +373,22 @@ def _triage(r: Results) -> Iterator[Claim]:
     budgets = f"thresholds chosen on validation for {CANDIDATES:g} candidates and {CONFIRMED:g} confirmed FP a volume"
     groups = [] if t is None else [t[None]]
     yield Claim(
-        "confirmed lesions are almost surely metastases", printed["sure"],
+        f"confirmed lesions are almost surely metastases{words}", printed["sure"],
         value(lambda x: share(x, "confirmed_found", "confirmed_false")), (NEAR_CERTAIN, 1.0), groups,
         f"precision of the confirmed tier; at least {NEAR_CERTAIN} counts as almost sure; {budgets}",
     )  # fmt: skip
     yield Claim(
-        "confirmed lesions are surer than candidates", printed["sure"] - gained,
+        f"confirmed lesions are surer than candidates{words}", printed["sure"] - gained,
         value(lambda x: share(x, "confirmed_found", "confirmed_false") - share(x, "candidate_found", "candidate_false")),
         UP, groups, "difference of precision between the two tiers",
     )  # fmt: skip
     yield Claim(
-        "few candidates are left to review", printed["load"],
+        f"few candidates are left to review{words}", printed["load"],
         value(lambda x: over(_col(x, "candidate_found") + _col(x, "candidate_false"), _col(x, "volumes"))),
         (0.0, 2 * printed["load"]), groups, f"candidates per volume, true or false; up to twice the paper's are few; {budgets}",
     )  # fmt: skip
     yield Claim(
-        "what the candidates add is mostly small", printed["gained"] - small_all,
+        f"what the candidates add is mostly small{words}", printed["gained"] - small_all,
         value(
             lambda x: over(_col(x, "candidate_found_small"), _col(x, "candidate_found"))
             - over(_col(x, "lesions_small"), _col(x, "lesions"))
@@ -386,7 +396,7 @@ def _triage(r: Results) -> Iterator[Claim]:
         UP, groups, "share below 0.1 cm3 among the metastases that are candidates, minus that among all metastases",
     )  # fmt: skip
     yield Claim(
-        "false candidates are mostly small", printed["false"],
+        f"false candidates are mostly small{words}", printed["false"],
         value(lambda x: over(_col(x, "candidate_false_small"), _col(x, "candidate_false"))), (0.5, 1.0), groups,
         "share below 0.1 cm3 among the false candidates",
     )  # fmt: skip

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -68,6 +67,12 @@ SYSTEMS = {
     "two thresholds on M_spec": ("spec", "spec", True),
     "averaged probabilities": ("averaged", "averaged", True),
     "majority of three": ("majority", "majority", True),
+}
+#: What of the ensemble's shortfall is short training? Some of these systems, of the two networks that were trained longest.
+LONG_POOLS = {"sens": ("jvss-0.995-300k-s0",), "spec": ("jvss-0.5-300k-s0",)}
+LONG_SYSTEMS = {
+    f"{system}, 300,000 segments": SYSTEMS[system]
+    for system in ("ensemble", "ensemble at 0.5", "two thresholds on M_sens", "two thresholds on M_spec")
 }
 
 
@@ -178,6 +183,7 @@ def _runs() -> dict[str, list[Run]]:
     return {
         "alpha": alpha, "weights": weights, "segments": segments, "sse": sse,
         "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length,
+        "triage-long": [run for run in length if run.name in {n for pool in LONG_POOLS.values() for n in pool}],
         "control": control, "scratch": scratch, "whole": whole, "paper": paper,
     }  # fmt: skip
 
@@ -471,20 +477,23 @@ class Experiments:
         with replacing(target) as part:
             _csv(rows, part)
 
-    def triage(self) -> None:
+    def triage(self, name: str = "triage") -> None:
         """Sort the lesions of the test visits into tiers by the ensemble and by what it is compared with.
 
         Each system is two masks (:data:`SYSTEMS`): what is a candidate and what is confirmed. Models are chosen among those of
         one kind, and every threshold, on validation alone, for at most :data:`CANDIDATES` and :data:`CONFIRMED` false
-        positives per volume. The runs of the set triage must be there. ``tiers.csv.gz`` has one row per lesion and per
-        false positive of each system; ``operating_points.csv`` says what was chosen.
+        positives per volume. name: "triage" or "triage-long" (:data:`LONG_SYSTEMS`), whose runs must be there. In its folder
+        ``tiers.csv.gz`` has one row per lesion and per false positive of each system; ``operating_points.csv`` says what was
+        chosen.
         """
-        folder = self.folder / "triage"
+        folder = self.folder / name
         if (folder / "operating_points.csv").is_file():
             return
-        chosen = {"sens": self._best(POOLS["sens"], CANDIDATES), "spec": self._best(POOLS["spec"], CONFIRMED)}
-        points = self._operating_points(chosen)
-        visits, maps = self._triage_maps(chosen, "test")
+        systems, pools = (LONG_SYSTEMS, LONG_POOLS) if name == "triage-long" else (SYSTEMS, POOLS)
+        budgets = {"sens": CANDIDATES, "spec": CONFIRMED}
+        chosen = {kind: self._best(pool, budgets[kind]) for kind, pool in pools.items()}
+        points = self._operating_points(chosen, systems)
+        visits, maps = self._triage_maps(chosen, systems, "test")
         tables = []
         for system, pair in points.groupby("system", sort=False):
             candidate, confirmed = zip(pair["source"], scoring.LEVELS[pair["level"]], strict=True)
@@ -501,6 +510,8 @@ class Experiments:
 
     def _best(self, pool: Sequence[str], budget: float) -> str:
         """The run that finds most of the validation lesions within a budget of false positives per volume."""
+        if len(pool) == 1:
+            return pool[0]
         found = {}
         for name in pool:
             path = self.folder / name / "rows.validation.prior.csv.gz"
@@ -513,33 +524,39 @@ class Experiments:
             found[name] = scoring.counts(rows, scoring.operating_level(rows, budget, volumes, floor=floor))[0]
         return max(pool, key=lambda n: found[n])
 
-    def _triage_maps(self, chosen: dict[str, str], split: str) -> tuple[list[Visit], dict[str, list[np.ndarray]]]:
-        """The visits of a split and, for each source of :data:`SYSTEMS`, their maps."""
+    def _triage_maps(
+        self, chosen: dict[str, str], systems: dict[str, tuple[str, str, bool]], split: str
+    ) -> tuple[list[Visit], dict[str, list[np.ndarray]]]:
+        """The visits of a split and, for each source of the systems, their maps."""
         visits = self.visits(split)
+        sources = {source for *pair, _ in systems.values() for source in pair}
         maps = {}
-        for name in sorted({*chosen.values(), *VOTERS}):
-            net = self._fast(network.load(self.folder / name / "weights.safetensors"))
+        for name in sorted({*chosen.values(), *(VOTERS if "majority" in sources else ())}):
+            weights = self.folder / name / "weights.safetensors"
+            if not weights.is_file():
+                raise InputError(f"triage: expected the weights of run {name}; they are not there; run it first")
+            net = self._fast(network.load(weights))
             shown = Progress(len(visits), f"maps of {name}, {split}")
             maps[name] = []
             for visit in visits:
                 maps[name].append(_map(net, visit.case.normalised(), self.machine))
                 shown.step()
-        both, votes = ([maps[n] for n in names] for names in (chosen.values(), VOTERS))
-        joined = {
-            "averaged": [np.mean(m, 0, np.float32) for m in zip(*both, strict=True)],
-            "majority": [np.median(m, 0).astype(np.float32) for m in zip(*votes, strict=True)],
-        }
-        return visits, {kind: maps[name] for kind, name in chosen.items()} | joined
+        joined = {kind: maps[name] for kind, name in chosen.items()}
+        for source, names, join in (("averaged", chosen.values(), np.mean), ("majority", VOTERS, np.median)):
+            if source in sources:
+                several = zip(*(maps[n] for n in names), strict=True)
+                joined[source] = [join(m, 0).astype(np.float32) for m in several]
+        return visits, joined
 
-    def _operating_points(self, chosen: dict[str, str]) -> pd.DataFrame:
+    def _operating_points(self, chosen: dict[str, str], systems: dict[str, tuple[str, str, bool]]) -> pd.DataFrame:
         """One line per system and tier: the map, the run behind it, and the level chosen on validation."""
-        visits, maps = self._triage_maps(chosen, "validation")
+        visits, maps = self._triage_maps(chosen, systems, "validation")
         rows = {
             source: pd.concat([scoring.score(v.case.label, p) for v, p in zip(visits, own, strict=True)])  # type: ignore[arg-type]
             for source, own in maps.items()
         }
         lines = []
-        for system, (*pair, chooses) in SYSTEMS.items():
+        for system, (*pair, chooses) in systems.items():
             for tier, source, budget in zip(("candidate", "confirmed"), pair, (CANDIDATES, CONFIRMED), strict=True):
                 level = scoring.operating_level(rows[source], budget, len(visits)) if chooses else scoring.HALF
                 found, missed, false = scoring.counts(rows[source], level)
@@ -664,9 +681,19 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
                 table.to_csv(part, index=False, lineterminator="\n")
     write_json(out / "versions.json", versions())
     for name in ("tiers.csv.gz", "operating_points.csv"):
-        if (Path(folder) / "triage" / name).is_file():
+        made = [pd.read_csv(path) for path in sorted(Path(folder).glob(f"triage*/{name}"))]
+        if made:
+            table = pd.concat(made, ignore_index=True)
+            if (out / name).is_file():
+                earlier = pd.read_csv(out / name)
+                table = pd.concat([earlier[~earlier["system"].isin(table["system"])], table], ignore_index=True)
+            place = {system: i for i, system in enumerate(SYSTEMS | LONG_SYSTEMS)}
+            table = table.sort_values("system", key=lambda s: s.map(place), kind="stable")
             with replacing(out / name) as part:
-                shutil.copyfile(Path(folder) / "triage" / name, part)
+                if name == "tiers.csv.gz":
+                    _csv(table, part)
+                else:
+                    table.to_csv(part, index=False, lineterminator="\n")
 
 
 def _added(tables: dict[str, pd.DataFrame], out: Path) -> dict[str, pd.DataFrame]:
@@ -707,5 +734,6 @@ def main(names: Sequence[str], experiments: Experiments, *, own: Sequence[Run] =
         for number, run in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {run.name}", flush=True)
             experiments.do(run)
-        if "triage" in names:
-            experiments.triage()
+        for name in ("triage", "triage-long"):
+            if name in names:
+                experiments.triage(name)

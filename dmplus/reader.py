@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,12 +51,12 @@ def groups_of(r: Results, system: str, *, tier: str = "candidate") -> pd.DataFra
     return table[["case", "patient", "true", "volume_mm3", "peak"]].reset_index(drop=True)
 
 
-def systems_in_words(r: Results) -> pd.DataFrame:
-    """What each triage system does: the mask of either tier, and its false positives per volume on validation."""
+def systems_in_words(r: Results, names: Iterable[str] = experiment.SYSTEMS) -> pd.DataFrame:
+    """What triage systems do: the mask of either tier, and its false positives per volume on validation."""
     if r.points is None:
         raise InputError("triage rows: expected operating points; got none; run the set triage")
     lines: dict[str, dict[str, str]] = {}
-    for p in r.points.itertuples():
+    for p in r.points[r.points["system"].isin(list(names))].itertuples():
         lines.setdefault(p.system, {}).update(
             {
                 f"{p.tier} from": f"{SOURCES[p.source]} ≥ {p.threshold:.5g}",
@@ -96,24 +96,27 @@ def networks_in_words(r: Results) -> str:
     )
 
 
-def systems(r: Results) -> pd.DataFrame:
-    """:data:`MEASURES` of every triage system on the test visits: Estimates, intervals over patients."""
-    return _measured(r, lambda f, own: results.of(f, own[None]))
+def systems(r: Results, names: Iterable[str] = experiment.SYSTEMS) -> pd.DataFrame:
+    """:data:`MEASURES` of triage systems on the test visits, of those that were run: Estimates, intervals over patients."""
+    return _measured(r, names, lambda f, own: results.of(f, own[None]))
 
 
-def differences(r: Results, system: str = "ensemble") -> pd.DataFrame:
-    """``system`` minus every other system that keeps to the budgets, pairwise over patients: Estimates of :data:`MEASURES`."""
+def differences(r: Results, system: str = "ensemble", names: Iterable[str] = experiment.SYSTEMS) -> pd.DataFrame:
+    """``system`` minus every other of the systems that keeps to the budgets, pairwise over patients: Estimates of
+    :data:`MEASURES`."""
     base = claims.triage_counts(r, system)[None]  # type: ignore[index]
-    table = _measured(r, lambda f, own: results.compare(f, base, own[None]))
-    return table.loc[[s for s in table.index if s != system and experiment.SYSTEMS[s][-1]]]
+    chosen = [s for s in names if s != system and (experiment.SYSTEMS | experiment.LONG_SYSTEMS)[s][-1]]
+    return _measured(r, chosen, lambda f, own: results.compare(f, base, own[None]))
 
 
-def _measured(r: Results, of: Callable[[results.Statistic, np.ndarray], Estimate]) -> pd.DataFrame:
+def _measured(
+    r: Results, names: Iterable[str], of: Callable[[results.Statistic, np.ndarray], Estimate]
+) -> pd.DataFrame:
     def ratio(names: Sequence[str], by: Sequence[str]) -> results.Statistic:
         above, below = ([claims.TRIAGE.index(n) for n in each] for each in (names, by))
         return lambda c: results.over(c[..., above].sum(-1), c[..., below].sum(-1))
 
-    known = [s for s in experiment.SYSTEMS if claims.triage_counts(r, s) is not None]
+    known = [s for s in names if claims.triage_counts(r, s) is not None]
     lines = {s: {m: of(ratio(*w), claims.triage_counts(r, s)) for m, w in MEASURES.items()} for s in known}  # type: ignore[arg-type]
     return pd.DataFrame(lines).T.rename_axis("system")
 
@@ -142,7 +145,7 @@ def _shared(r: Results, *systems: str) -> str:
     """' (both candidates from M_sens ≥ 0.996)': the tiers that two systems take from one map at one threshold; "" if none."""
     if r.points is None:
         return ""
-    own = [r.points[r.points["system"] == s].set_index("tier")[["source", "threshold"]] for s in systems]
+    own = [r.points[r.points["system"] == s].set_index("tier")[["source", "run", "threshold"]] for s in systems]
     tiers = [t for t in own[0].index if own[0].loc[t].equals(own[1].loc[t])]
     return "".join(
         f" (both {'candidates' if t == 'candidate' else t} from {SOURCES[own[0].loc[t, 'source']]} ≥ "

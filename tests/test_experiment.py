@@ -1,6 +1,7 @@
 """Experiments: second images, permuted labels, resuming, and tables that follow from rows alone."""
 
 import dataclasses
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -234,7 +235,7 @@ def test_an_own_loss_is_trained_at_each_of_its_alphas(cohort, tmp_path, monkeypa
 def test_sets_and_single_runs_are_done_once_in_the_order_asked_for():
     done = []
     recorder = SimpleNamespace(
-        use=lambda stack: None, do=lambda run: done.append(run.name), triage=lambda: done.append("triage")
+        use=lambda stack: None, do=lambda run: done.append(run.name), triage=lambda name: done.append(name)
     )
     experiment.main(["sse-0.2-s0", "control", "triage", "sse-0.2-s0"], recorder)
     assert done[:2] == ["sse-0.2-s0", "permuted-s0"] and done[-1] == "triage"
@@ -414,7 +415,7 @@ def test_triage_is_chosen_on_validation_and_sorts_the_test_visits(cohort, tmp_pa
     sens = points.loc[("ensemble", "candidate"), "run"]
     maps |= {"sens": maps[sens], "spec": maps[names[2]]}
     maps |= {"averaged": (maps[sens] + maps[names[2]]) / 2, "majority": np.median([maps[n] for n in names], 0)}
-    made_maps = done._triage_maps({"sens": sens, "spec": names[2]}, "test")[1]
+    made_maps = done._triage_maps({"sens": sens, "spec": names[2]}, experiment.SYSTEMS, "test")[1]
     assert made_maps.keys() == {"sens", "spec", "averaged", "majority"}
     for source, own in made_maps.items():
         np.testing.assert_array_equal(own[1], maps[source].astype(np.float32), err_msg=source)
@@ -429,6 +430,33 @@ def test_triage_is_chosen_on_validation_and_sorts_the_test_visits(cohort, tmp_pa
         assert own.volume_mm3.tolist() == expected.volume_mm3.tolist()
 
 
+def test_the_triage_of_the_longest_trainings_stands_beside_the_other(cohort, tmp_path, monkeypatch):
+    """Its own networks and thresholds, in the same tables; collected alone it leaves the other's rows as they are."""
+    names = [f"jvss-0.5-path-s{s}" for s in range(3)]
+    monkeypatch.setattr(experiment, "POOLS", {"sens": tuple(names[:2]), "spec": tuple(names[2:])})
+    monkeypatch.setattr(experiment, "VOTERS", tuple(names))
+    monkeypatch.setattr(experiment, "LONG_POOLS", {"sens": (names[2],), "spec": (names[0],)})
+    done = experiments(cohort, tmp_path / "runs")
+    with pytest.raises(InputError, match=f"expected the weights of run {names[0]}"):
+        done.triage("triage-long")
+    for seed, name in enumerate(names):
+        done.do(Run(name=name, loss="jvss", prior="path", seed=seed, validated=True))
+    runs = [Run(name=name, loss="jvss", prior="path", seed=seed, validated=True) for seed, name in enumerate(names)]
+    monkeypatch.setitem(experiment.SETS, "triage", runs)
+    monkeypatch.setitem(experiment.SETS, "triage-long", runs)
+    experiment.main(["triage-long", "triage"], done)
+    experiment.collect(cohort, tmp_path / "runs", tmp_path / "out")
+    tables = {n: (tmp_path / "out" / n).read_bytes() for n in ("tiers.csv.gz", "operating_points.csv")}
+    points = pd.read_csv(tmp_path / "out" / "operating_points.csv")
+    assert list(dict.fromkeys(points["system"])) == [*experiment.SYSTEMS, *experiment.LONG_SYSTEMS]
+    run = points.set_index(["system", "tier"])["run"]
+    assert run["ensemble, 300,000 segments"].to_dict() == {"candidate": names[2], "confirmed": names[0]}
+    assert run["two thresholds on M_sens, 300,000 segments"].tolist() == [names[2]] * 2
+    shutil.rmtree(tmp_path / "runs" / "triage")
+    experiment.collect(cohort, tmp_path / "runs", tmp_path / "out")
+    assert all((tmp_path / "out" / n).read_bytes() == content for n, content in tables.items())
+
+
 def test_thresholds_of_the_triage_keep_to_their_own_budgets(cohort, tmp_path, monkeypatch):
     done = experiments(cohort, tmp_path / "runs")
     visit = done.visits("validation")[0]
@@ -440,8 +468,8 @@ def test_thresholds_of_the_triage_keep_to_their_own_budgets(cohort, tmp_path, mo
     p[2:31:3, 5, 5] = 0.9
     p[2:8:3, 15, 5] = 0.3  # and two false ones below it
     maps = dict.fromkeys(("sens", "spec", "averaged", "majority"), [p])
-    monkeypatch.setattr(done, "_triage_maps", lambda chosen, split: ([visit], maps) if split == "validation" else None)
-    points = done._operating_points({"sens": "a", "spec": "b"}).set_index(["system", "tier"])
+    monkeypatch.setattr(done, "_triage_maps", lambda *given: ([visit], maps) if given[-1] == "validation" else None)
+    points = done._operating_points({"sens": "a", "spec": "b"}, experiment.SYSTEMS).set_index(["system", "tier"])
     for system, (*_, chooses) in experiment.SYSTEMS.items():
         both = points.loc[system]
         assert both.validation_fp.tolist() == ([10, 0] if chooses else [10, 10])
