@@ -766,8 +766,7 @@ display(evidence.over_alpha_at_equal(own, both)[["fewest", "most", "not reached 
 # - **A point at 0.5** mixes what a loss has learned with where it puts its probabilities. Move the threshold, and compare at
 #   equal sensitivity.
 # - **Over alpha**, with intervals over patients and one stated rule for the area: the table above says who is ahead, and how
-#   surely.
-# - **One trunk for all losses** makes a comparison affordable, not neutral: JVSS goes further without it.
+#   surely; all from BCE's trunk, without which JVSS goes further.
 # - **A budget** is kept on validation, and the test is looked at once.
 # - **A loss of your own** takes twenty lines, and stands in the same table.
 #

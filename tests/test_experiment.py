@@ -451,7 +451,7 @@ def test_the_triage_of_the_longest_trainings_stands_beside_the_other(cohort, tmp
     assert list(dict.fromkeys(points["system"])) == [*experiment.SYSTEMS, *experiment.LONG_SYSTEMS]
     run = points.set_index(["system", "tier"])["run"]
     assert run["ensemble, 300,000 segments"].to_dict() == {"candidate": names[2], "confirmed": names[0]}
-    assert run["two thresholds on M_sens, 300,000 segments"].tolist() == [names[2]] * 2
+    assert run["two thresholds on M_spec, 300,000 segments"].tolist() == [names[0]] * 2
     shutil.rmtree(tmp_path / "runs" / "triage")
     experiment.collect(cohort, tmp_path / "runs", tmp_path / "out")
     assert all((tmp_path / "out" / n).read_bytes() == content for n, content in tables.items())
