@@ -69,11 +69,10 @@ SYSTEMS = {
     "majority of three": ("majority", "majority", True),
 }
 #: What of the ensemble's shortfall is short training? Some of these systems, of the two networks that were trained longest.
-#: Without two thresholds on M_sens: it is so sure that its highest level leaves 1.5 false positives a validation volume.
 LONG_POOLS = {"sens": ("jvss-0.995-300k-s0",), "spec": ("jvss-0.5-300k-s0",)}
 LONG_SYSTEMS = {
     f"{system}, 300,000 segments": SYSTEMS[system]
-    for system in ("ensemble", "ensemble at 0.5", "two thresholds on M_spec")
+    for system in ("ensemble", "ensemble at 0.5", "two thresholds on M_sens", "two thresholds on M_spec")
 }
 
 
@@ -497,7 +496,7 @@ class Experiments:
         visits, maps = self._triage_maps(chosen, systems, "test")
         tables = []
         for system, pair in points.groupby("system", sort=False):
-            candidate, confirmed = zip(pair["source"], scoring.LEVELS[pair["level"]], strict=True)
+            candidate, confirmed = zip(pair["source"], scoring.FINE[pair["level"]], strict=True)
             for i, visit in enumerate(visits):
                 masks = (maps[source][i] >= level for source, level in (candidate, confirmed))
                 seen = maps[candidate[0]][i]
@@ -507,7 +506,7 @@ class Experiments:
         with replacing(folder / "tiers.csv.gz") as part:
             _csv(pd.concat(tables, ignore_index=True)[["system", "case", *scoring.TIER_COLUMNS]], part)
         with replacing(folder / "operating_points.csv") as part:
-            points.round(5).to_csv(part, index=False, lineterminator="\n")
+            points.round(7).to_csv(part, index=False, lineterminator="\n")
 
     def _best(self, pool: Sequence[str], budget: float) -> str:
         """The run that finds most of the validation lesions within a budget of false positives per volume."""
@@ -553,17 +552,21 @@ class Experiments:
         """One line per system and tier: the map, the run behind it, and the level chosen on validation."""
         visits, maps = self._triage_maps(chosen, systems, "validation")
         rows = {
-            source: pd.concat([scoring.score(v.case.label, p) for v, p in zip(visits, own, strict=True)])  # type: ignore[arg-type]
+            source: pd.concat(
+                [scoring.score(v.case.label, p, levels=scoring.FINE) for v, p in zip(visits, own, strict=True)]  # type: ignore[arg-type]
+            )
             for source, own in maps.items()
         }
         lines = []
         for system, (*pair, chooses) in systems.items():
             for tier, source, budget in zip(("candidate", "confirmed"), pair, (CANDIDATES, CONFIRMED), strict=True):
-                level = scoring.operating_level(rows[source], budget, len(visits)) if chooses else scoring.HALF
+                level = scoring.HALF
+                if chooses:
+                    level = scoring.operating_level(rows[source], budget, len(visits), levels=scoring.FINE)
                 found, missed, false = scoring.counts(rows[source], level)
                 lines.append(
                     {"system": system, "tier": tier, "source": source, "run": chosen.get(source, ""), "level": level,
-                     "threshold": float(scoring.LEVELS[level]), "budget": budget if chooses else np.nan,
+                     "threshold": float(scoring.FINE[level]), "budget": budget if chooses else np.nan,
                      "validation_sensitivity": found / max(found + missed, 1), "validation_fp": false / len(visits)}
                 )  # fmt: skip
         return pd.DataFrame(lines)

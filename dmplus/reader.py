@@ -59,11 +59,16 @@ def systems_in_words(r: Results, names: Iterable[str] = experiment.SYSTEMS) -> p
     for p in r.points[r.points["system"].isin(list(names))].itertuples():
         lines.setdefault(p.system, {}).update(
             {
-                f"{p.tier} from": f"{SOURCES[p.source]} ≥ {p.threshold:.5g}",
+                f"{p.tier} from": f"{SOURCES[p.source]} ≥ {_threshold(p.threshold)}",
                 f"{p.tier}, FP/volume on validation": f"{p.validation_fp:.1f}",
             }
         )
     return pd.DataFrame(lines).T.rename_axis("system")
+
+
+def _threshold(p: float) -> str:
+    """0.99966; "1 − 1.2e-06" where a rounded one would be 1."""
+    return f"{p:.5g}" if p < 0.99995 else f"1 − {1 - p:.1e}"
 
 
 def budgets_in_words(r: Results) -> str:
@@ -149,7 +154,7 @@ def _shared(r: Results, *systems: str) -> str:
     tiers = [t for t in own[0].index if own[0].loc[t].equals(own[1].loc[t])]
     return "".join(
         f" (both {'candidates' if t == 'candidate' else t} from {SOURCES[own[0].loc[t, 'source']]} ≥ "
-        f"{own[0].loc[t, 'threshold']:.5g})"
+        f"{_threshold(own[0].loc[t, 'threshold'])})"
         for t in tiers
     )
 

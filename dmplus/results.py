@@ -281,11 +281,12 @@ def fp_at(wanted: float | np.ndarray) -> Statistic:
 
 
 def sensitivity_at(budget: float) -> Statistic:
-    """The best sensitivity of any threshold with at most ``budget`` false positives per volume."""
+    """The best sensitivity of any threshold with at most ``budget`` false positives per volume; NaN where none of the levels
+    keeps to it."""
 
     def statistic(counts: np.ndarray) -> np.ndarray:
         s, _, fp = along(counts)
-        return np.where(fp <= budget, s, 0.0).max(-1)
+        return np.where((fp <= budget).any(-1), np.where(fp <= budget, s, 0.0).max(-1), np.nan)
 
     return statistic
 

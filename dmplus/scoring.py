@@ -18,6 +18,8 @@ from dmplus.runtime import InputError
 #: Thresholds of the rows: 0.018 to 0.99994 in steps of 0.25 on the logit; LEVELS[HALF] is 0.5.
 LEVELS: np.ndarray = (1 / (1 + np.exp(-np.arange(-16, 39) / 4))).astype(np.float32)
 HALF = 16
+#: The same, and on to 0.9999999: a network that was trained long is surer than LEVELS go.
+FINE: np.ndarray = (1 / (1 + np.exp(-np.arange(-16, 65) / 4))).astype(np.float32)
 COLUMNS = ("kind", "id", "volume_mm3", "top", "bottom", "dice", "what", "x", "y", "z")
 WHOLE = dict.fromkeys(("id", "top", "bottom", "what"), "int64")  #: columns of whole numbers, and their type
 TIER_COLUMNS = ("kind", "id", "volume_mm3", "tier", "peak", "x", "y", "z")
@@ -30,12 +32,13 @@ def score(
     numbers: np.ndarray | None = None,
     lookalikes: np.ndarray | None = None,
     voxel_mm3: float = 1.0,
+    levels: np.ndarray = LEVELS,
 ) -> pd.DataFrame:
-    """Rows of one volume: reference mask and map (X, Y, Z), both on one grid.
+    """Rows of one volume: reference mask and map (X, Y, Z), both on one grid. levels: LEVELS, or FINE, which begins with them.
 
     Columns: kind ("lesion" or "fp"); id (the lesion's number in ``numbers`` where most of it lies, else its rank; 0 for a
     false positive); volume_mm3 (of the lesion; of the false positive at 0.5, NaN if it does not stand there); top, bottom
-    (indices into LEVELS, top -1: found at none; bottom is 0 for lesions); dice (at 0.5, of a lesion found there, with the
+    (indices into the levels, top -1: found at none; bottom is 0 for lesions); dice (at 0.5, of a lesion found there, with the
     blobs that touch it); what (of a false positive: the commonest value of ``lookalikes`` other than 0 within 2 voxels of
     its peak, 0 without); x, y, z (centre of the lesion, peak of the false positive, voxels). An empty map or reference
     gives no rows of that kind. Raises ``InputError`` for arrays of different shapes.
@@ -46,23 +49,24 @@ def score(
                 f"score: expected {name} of the label's shape {label.shape}; got {array.shape}; resample it"
             )
     reference, count = label_lesions(label > 0)
-    found = pd.concat([_lesions(reference, count, probability, numbers, voxel_mm3),
-                       _false(reference > 0, probability, lookalikes, voxel_mm3)], ignore_index=True)  # fmt: skip
+    found = pd.concat([_lesions(reference, count, probability, numbers, voxel_mm3, levels),
+                       _false(reference > 0, probability, lookalikes, voxel_mm3, levels)], ignore_index=True)  # fmt: skip
     return found[list(COLUMNS)].astype(WHOLE)  # joined with an empty table they would not stay whole numbers
 
 
-def _level(values: np.ndarray) -> np.ndarray:
+def _level(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Index of the highest level that is at most each value, -1 below all."""
-    return np.searchsorted(LEVELS, values.astype(np.float32), side="right") - 1
+    return np.searchsorted(levels, values.astype(np.float32), side="right") - 1
 
 
 def _lesions(
-    reference: np.ndarray, count: int, probability: np.ndarray, numbers: np.ndarray | None, voxel_mm3: float
-) -> pd.DataFrame:
+    reference: np.ndarray, count: int, probability: np.ndarray, numbers: np.ndarray | None, voxel_mm3: float,
+    levels: np.ndarray,
+) -> pd.DataFrame:  # fmt: skip
     where = np.nonzero(reference)
     peak = np.zeros(count, np.float32)
     np.maximum.at(peak, reference[where] - 1, probability[where])
-    blobs, _ = label_lesions(probability >= LEVELS[HALF])
+    blobs, _ = label_lesions(probability >= levels[HALF])
     table = contingency(reference, blobs)
     shared = table[1:, 1:]
     union = ((shared > 0) * table.sum(0)[1:]).sum(1)
@@ -72,7 +76,7 @@ def _lesions(
         {
             "kind": np.full(count, "lesion", object),
             "id": _ids(reference, count, numbers),
-            "top": _level(peak),
+            "top": _level(peak, levels),
             "bottom": 0,
             "dice": dice,
             "what": 0,
@@ -101,9 +105,9 @@ def _places(labels: np.ndarray, count: int, voxel_mm3: float) -> dict[str, np.nd
 
 
 def _false(
-    reference: np.ndarray, probability: np.ndarray, lookalikes: np.ndarray | None, voxel_mm3: float
+    reference: np.ndarray, probability: np.ndarray, lookalikes: np.ndarray | None, voxel_mm3: float, levels: np.ndarray
 ) -> pd.DataFrame:
-    above = np.argwhere(probability >= LEVELS[0])
+    above = np.argwhere(probability >= levels[0])
     if not len(above):
         return pd.DataFrame({c: [] for c in COLUMNS})
     box = tuple(slice(a, b + 1) for a, b in zip(above.min(0), above.max(0), strict=True))
@@ -112,8 +116,8 @@ def _false(
     peaks = np.zeros(0, np.int64)  # of the false positives seen so far: flat index of the peak,
     top, bottom = np.zeros(0, int), np.zeros(0, int)  # first and last level (bottom stays 0 while alive),
     alive, volume = np.zeros(0, bool), np.zeros(0)
-    for k in range(int(_level(flat.max()[None])[0]), -1, -1):
-        blobs, n = label_lesions(inside >= LEVELS[k])
+    for k in range(int(_level(flat.max()[None], levels)[0]), -1, -1):
+        blobs, n = label_lesions(inside >= levels[k])
         where = np.flatnonzero(blobs)
         index = blobs.ravel()[where] - 1
         true = np.zeros(n, bool)
@@ -220,18 +224,20 @@ def _highest(probability: np.ndarray | None, labels: np.ndarray, count: int) -> 
 
 
 def counts(rows: pd.DataFrame, level: int) -> tuple[int, int, int]:
-    """(found lesions, missed lesions, false positives) of rows at ``LEVELS[level]``."""
+    """(found lesions, missed lesions, false positives) of rows at a level."""
     lesion = (rows["kind"] == "lesion").to_numpy()
     stands = ((rows["bottom"] <= level) & (level <= rows["top"])).to_numpy()
     return int((lesion & stands).sum()), int((lesion & ~stands).sum()), int((~lesion & stands).sum())
 
 
-def operating_level(rows: pd.DataFrame, budget: float, volumes: int, *, floor: int = 0) -> int:
+def operating_level(
+    rows: pd.DataFrame, budget: float, volumes: int, *, floor: int = 0, levels: np.ndarray = LEVELS
+) -> int:
     """The most sensitive level with at most ``budget`` false positives per volume, of equals the highest.
 
-    rows: of ``volumes`` validation volumes, complete from level ``floor`` on. Raises ``InputError`` if there is none.
+    rows: of ``volumes`` validation volumes, complete from level ``floor`` on; levels: those that they were scored at. Raises ``InputError`` if there is none.
     """
-    counted = {k: counts(rows, k) for k in range(floor, len(LEVELS))}
+    counted = {k: counts(rows, k) for k in range(floor, len(levels))}
     allowed = [(found, k) for k, (found, _, false) in counted.items() if false <= budget * volumes]
     if not allowed:
         raise InputError(

@@ -423,7 +423,7 @@ def test_triage_is_chosen_on_validation_and_sorts_the_test_visits(cohort, tmp_pa
         masks = []
         for tier in ("candidate", "confirmed"):
             point = points.loc[(system, tier)]
-            masks.append(maps[point.source].astype(np.float32) >= scoring.LEVELS[int(point.level)])
+            masks.append(maps[point.source].astype(np.float32) >= scoring.FINE[int(point.level)])
         own = table[(table.system == system) & (table.case == visit.case.name)]
         expected = scoring.tiers(visit.case.label, *masks, numbers=visit.numbers)
         assert own.tier.tolist() == expected.tier.tolist()
@@ -451,7 +451,7 @@ def test_the_triage_of_the_longest_trainings_stands_beside_the_other(cohort, tmp
     assert list(dict.fromkeys(points["system"])) == [*experiment.SYSTEMS, *experiment.LONG_SYSTEMS]
     run = points.set_index(["system", "tier"])["run"]
     assert run["ensemble, 300,000 segments"].to_dict() == {"candidate": names[2], "confirmed": names[0]}
-    assert run["two thresholds on M_spec, 300,000 segments"].tolist() == [names[0]] * 2
+    assert run["two thresholds on M_sens, 300,000 segments"].tolist() == [names[2]] * 2
     shutil.rmtree(tmp_path / "runs" / "triage")
     experiment.collect(cohort, tmp_path / "runs", tmp_path / "out")
     assert all((tmp_path / "out" / n).read_bytes() == content for n, content in tables.items())

@@ -51,7 +51,7 @@ def test_equal_peaks_that_merge_count_once():
     probability[1, 1, 1] = probability[5, 1, 1] = 0.9
     probability[2:5, 1, 1] = 0.3
     rows = scoring.score(np.zeros((9, 3, 3)), probability)
-    count = [scoring.counts(rows, int(scoring._level(np.array([p]))[0]))[2] for p in (0.85, 0.4, 0.25)]
+    count = [scoring.counts(rows, int(scoring._level(np.array([p]), scoring.LEVELS)[0]))[2] for p in (0.85, 0.4, 0.25)]
     assert count == [2, 2, 1]
 
 
@@ -121,3 +121,19 @@ def test_whole_numbers_stay_whole_where_one_kind_of_rows_is_empty(empty):
     rows = scoring.score(label * (empty != "reference"), probability * np.float32(empty != "map"))
     assert set(rows["kind"]) == ({"lesion"} if empty == "map" else {"fp"})
     assert all(rows[c].dtype == np.int64 for c in ("id", "top", "bottom", "what"))
+
+
+def test_finer_levels_begin_with_the_others_and_go_on():
+    """A false positive that is surer than the highest level is told from one that is a little less sure."""
+    assert np.array_equal(scoring.FINE[: len(scoring.LEVELS)], scoring.LEVELS) and scoring.FINE[-1] < 1
+    label, p = np.zeros((20, 9, 9), np.uint8), np.zeros((20, 9, 9), np.float32)
+    label[2, 4, 4] = 1
+    p[2, 4, 4], p[9, 4, 4], p[16, 4, 4] = 1 - 1e-6, 1 - 1e-5, 0.9
+    coarse, fine = scoring.score(label, p), scoring.score(label, p, levels=scoring.FINE)
+    assert coarse["top"].tolist()[:2] == [len(scoring.LEVELS) - 1] * 2
+    assert np.allclose(scoring.FINE[fine["top"]], p[p > 0], atol=1e-5) and fine["top"].is_monotonic_decreasing
+    with pytest.raises(InputError, match="the fewest are 1"):
+        scoring.operating_level(coarse, 0.5, 1)
+    level = scoring.operating_level(fine, 0.5, 1, levels=scoring.FINE)
+    assert scoring.counts(fine, level) == (1, 0, 0)
+    pd.testing.assert_frame_equal(coarse.drop(columns="top"), fine.drop(columns="top"))
