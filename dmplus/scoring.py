@@ -235,7 +235,8 @@ def operating_level(
 ) -> int:
     """The most sensitive level with at most ``budget`` false positives per volume, of equals the highest.
 
-    rows: of ``volumes`` validation volumes, complete from level ``floor`` on; levels: those that they were scored at. Raises ``InputError`` if there is none.
+    rows: of ``volumes`` validation volumes, complete from level ``floor`` on; levels: those that they were scored at. Raises
+    ``InputError`` if there is none.
     """
     counted = {k: counts(rows, k) for k in range(floor, len(levels))}
     allowed = [(found, k) for k, (found, _, false) in counted.items() if false <= budget * volumes]

@@ -131,7 +131,8 @@ def test_finer_levels_begin_with_the_others_and_go_on():
     p[2, 4, 4], p[9, 4, 4], p[16, 4, 4] = 1 - 1e-6, 1 - 1e-5, 0.9
     coarse, fine = scoring.score(label, p), scoring.score(label, p, levels=scoring.FINE)
     assert coarse["top"].tolist()[:2] == [len(scoring.LEVELS) - 1] * 2
-    assert np.allclose(scoring.FINE[fine["top"]], p[p > 0], atol=1e-5) and fine["top"].is_monotonic_decreasing
+    top = fine["top"].to_numpy()
+    assert (scoring.FINE[top] <= p[p > 0]).all() and (scoring.FINE[top + 1] > p[p > 0]).all() and top[0] > top[1] > top[2]
     with pytest.raises(InputError, match="the fewest are 1"):
         scoring.operating_level(coarse, 0.5, 1)
     level = scoring.operating_level(fine, 0.5, 1, levels=scoring.FINE)
