@@ -482,7 +482,7 @@ class Experiments:
 
         Each system is two masks (:data:`SYSTEMS`): what is a candidate and what is confirmed. Models are chosen among those of
         one kind, and every threshold, on validation alone, for at most :data:`CANDIDATES` and :data:`CONFIRMED` false
-        positives per volume. name: "triage" or "triage-long" (:data:`LONG_SYSTEMS`), whose runs must be there. In its folder
+        positives per volume, or as few as the highest threshold leaves. name: "triage" or "triage-long" (:data:`LONG_SYSTEMS`), whose runs must be there. In its folder
         ``tiers.csv.gz`` has one row per lesion and per false positive of each system; ``operating_points.csv`` says what was
         chosen.
         """
@@ -562,7 +562,10 @@ class Experiments:
             for tier, source, budget in zip(("candidate", "confirmed"), pair, (CANDIDATES, CONFIRMED), strict=True):
                 level = scoring.HALF
                 if chooses:
-                    level = scoring.operating_level(rows[source], budget, len(visits), levels=scoring.FINE)
+                    try:
+                        level = scoring.operating_level(rows[source], budget, len(visits), levels=scoring.FINE)
+                    except InputError:  # no level keeps to the budget: the highest; validation_fp tells
+                        level = len(scoring.FINE) - 1
                 found, missed, false = scoring.counts(rows[source], level)
                 lines.append(
                     {"system": system, "tier": tier, "source": source, "run": chosen.get(source, ""), "level": level,
