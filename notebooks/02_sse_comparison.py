@@ -584,6 +584,18 @@ for a, short in matched.items():
 #
 # So a comparison of losses is a comparison at one length of training.
 #
+# And what is left after the longest? The generator knows what lies under each false positive:
+
+# %%
+kinds = {f"{n:,} segments": rows.false_by_kind([name]) for name in longer["JVSS 0.5"]
+         for n in [int(rows.runs.loc[rows.runs["run"] == name, "segments"].iloc[0])]}  # fmt: skip
+display(pd.DataFrame(kinds).round(2).rename_axis("JVSS 0.5, false positives/volume at 0.5"))
+
+# %% [markdown]
+# Vessels, sinuses and the choroid plexus fade with time: they have shapes and places that can be learnt. **Blobs** and **spots**
+# stay as many as they were. In one scan they look as a metastasis does, and no loss and no length of training can tell what is
+# not in the picture. An earlier scan could: they were there before (notebook 03).
+#
 # ### When a training is lost
 #
 # The first long trainings of these experiments broke down on the way: their last BCE, on their own segments, was more than three

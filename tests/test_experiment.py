@@ -487,3 +487,18 @@ def test_mistakes_are_answered_before_anything_is_made(tmp_path):
     with pytest.raises(InputError, match="found none that was scored"):
         experiment.collect(tmp_path, tmp_path, tmp_path / "out")
     assert training.LOSSES.keys() >= {r.loss for part in experiment.SETS.values() for r in part}
+
+
+def test_a_budget_that_no_threshold_keeps_gets_the_highest_and_says_what_it_leaves(cohort, tmp_path, monkeypatch):
+    done = experiments(cohort, tmp_path / "runs")
+    visit = done.visits("validation")[0]
+    label = np.zeros(visit.case.label.shape, np.uint8)
+    label[30, 30, 30] = 1
+    visit = dataclasses.replace(visit, case=dataclasses.replace(visit.case, label=label))
+    p = np.zeros(label.shape, np.float32)
+    p[30, 30, 30], p[5, 5, 5] = 0.9, 1.0
+    maps = dict.fromkeys(("sens", "spec"), [p])
+    monkeypatch.setattr(done, "_triage_maps", lambda *given: ([visit], maps))
+    points = done._operating_points({"sens": "a", "spec": "b"}, {"ensemble": ("sens", "spec", True)}).set_index("tier")
+    assert points.loc["confirmed", ["level", "validation_sensitivity", "validation_fp"]].tolist() == [80, 0, 1]
+    assert points.loc["candidate", ["validation_sensitivity", "validation_fp"]].tolist() == [1, 1]
