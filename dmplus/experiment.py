@@ -480,11 +480,11 @@ class Experiments:
     def triage(self, name: str = "triage") -> None:
         """Sort the lesions of the test visits into tiers by the ensemble and by what it is compared with.
 
-        Each system is two masks (:data:`SYSTEMS`): what is a candidate and what is confirmed. Models are chosen among those of
-        one kind, and every threshold, on validation alone, for at most :data:`CANDIDATES` and :data:`CONFIRMED` false
-        positives per volume, or as few as the highest threshold leaves. name: "triage" or "triage-long" (:data:`LONG_SYSTEMS`), whose runs must be there. In its folder
-        ``tiers.csv.gz`` has one row per lesion and per false positive of each system; ``operating_points.csv`` says what was
-        chosen.
+        Each system is two masks (:data:`SYSTEMS`): what is a candidate and what is confirmed. Models are chosen among those
+        of one kind, and every threshold, on validation alone, for at most :data:`CANDIDATES` and :data:`CONFIRMED` false
+        positives per volume, or as few as the highest threshold leaves. name: "triage" or "triage-long"
+        (:data:`LONG_SYSTEMS`), whose runs must be there. In its folder ``tiers.csv.gz`` has one row per lesion and per false
+        positive of each system; ``operating_points.csv`` says what was chosen.
         """
         folder = self.folder / name
         if (folder / "operating_points.csv").is_file():

@@ -155,8 +155,8 @@ print(reader.differences_in_words(rows, gaps))
 #
 # ### Had the networks time enough?
 #
-# All of these were fine-tuned for a few minutes. Perhaps the tiers are that bad for no other reason. Here are the two networks that
-# were trained longest (300,000 segments each, notebook 02, "Trained longer"), in the same machinery: thresholds chosen on
+# All of these were fine-tuned for a few minutes. Perhaps the tiers are that bad for no other reason. Here are the two networks
+# that were trained longest (300,000 segments each, notebook 02, "Trained longer"), in the same machinery: thresholds chosen on
 # validation for the same budgets, and the test looked at once.
 #
 # > **Predict first.** A budget holds the number of false alarms. What can a longer training change then, and what not? And does
@@ -173,13 +173,13 @@ display(long_gaps.map(lambda e: evidence.in_words(e, 3)).rename_axis("the longes
 print(reader.differences_in_words(rows, long_gaps, longest[0]))
 
 # %% [markdown]
-# The first line of differences says what the time bought: within the same candidates nearly every metastasis, and more of what is
-# confirmed is true. The others ask for the pair again. (The specific network of the first ensemble has the earlier scan in a path,
-# this one has not.)
+# The first line of differences says what the time bought: within the same candidates nearly every metastasis, and more of what
+# is confirmed is true. The others ask for the pair again. (The specific network of the first ensemble has the earlier scan in a
+# path, this one has not.)
 #
-# It is not the paper's tier yet, and longer training will not make it so. Look at the first table: no threshold of $M_{\text{spec}}$
-# keeps to the budget on validation. What is left to it are blobs and spots, which look as a metastasis does (notebook 02, "Trained
-# longer"), and it is as sure of them.
+# It is not the paper's tier yet, and longer training will not make it so. Look at the first table: no threshold of
+# $M_{\text{spec}}$ keeps to the budget on validation. What is left to it are blobs and spots, which look as a metastasis does
+# (notebook 02, "Trained longer"), and it is as sure of them.
 #
 # ## How much work is left?
 #
