@@ -173,11 +173,11 @@ display(long_gaps.map(lambda e: evidence.in_words(e, 3)).rename_axis("the longes
 print(reader.differences_in_words(rows, long_gaps, longest[0]))
 
 # %% [markdown]
-# The first line of differences says what the time bought: within the same candidates nearly every metastasis, and more of what
-# is confirmed is true. The others ask for the pair again. (The specific network of the first ensemble has the earlier scan in a
+# The first line of differences says what the time bought: within the same budget nearly every metastasis, and more of what is
+# confirmed is true. The others ask for the pair again. (The specific network of the first ensemble has the earlier scan in a
 # path, this one has not.)
 #
-# It is not the paper's tier yet, and longer training will not make it so. Look at the first table: no threshold of
+# It is not the paper's tier yet, and more of the same training would hardly make it so. Look at the first table: no threshold of
 # $M_{\text{spec}}$ keeps to the budget on validation. What is left to it are blobs and spots, which look as a metastasis does
 # (notebook 02, "Trained longer"), and it is as sure of them.
 #

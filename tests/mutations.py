@@ -146,8 +146,27 @@ FAULTS = (
     fault(
         "the vote is the mean",
         "experiment",
-        ("np.median(m, 0).astype", "np.mean(m, 0).astype"),
-        tests="test_experiment.py",
+        ('("majority", VOTERS, np.median)', '("majority", VOTERS, np.mean)'),
+        tests="test_experiment.py::test_triage_is_chosen_on_validation_and_sorts_the_test_visits",
+    ),
+    fault(
+        "a triage looks for thresholds among the rows' alone",
+        "experiment",
+        ("len(visits), levels=scoring.FINE)", "len(visits))"),
+        ("level = len(scoring.FINE) - 1", "level = len(scoring.LEVELS) - 1"),
+        tests="test_experiment.py::test_a_budget_that_no_threshold_keeps_gets_the_highest_and_says_what_it_leaves",
+    ),
+    fault(
+        "collecting one triage drops the other",
+        "experiment",
+        ("table = pd.concat([earlier[~earlier", "pd.concat([earlier[~earlier"),
+        tests="test_experiment.py::test_the_triage_of_the_longest_trainings_stands_beside_the_other",
+    ),
+    fault(
+        "a budget that no level keeps counts as nothing found",
+        "results",
+        ("np.where(fp <= budget, s, 0.0).max(-1), np.nan)", "np.where(fp <= budget, s, 0.0).max(-1), 0.0)"),
+        tests="test_claims.py::test_a_budget_that_no_level_keeps_has_no_sensitivity",
     ),
     fault(
         "false positives are counted below the floor",

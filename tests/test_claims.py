@@ -372,3 +372,9 @@ def test_own_runs_stand_beside_the_shipped_ones(folder, tmp_path):
 def test_a_folder_without_rows_says_what_to_run(tmp_path):
     with pytest.raises(InputError, match="expected runs.csv; it is not there; run `dmplus experiment"):
         Results(tmp_path)
+
+
+def test_a_budget_that_no_level_keeps_has_no_sensitivity():
+    counts = np.zeros((len(scoring.LEVELS), 5))
+    counts[:, results.FOUND], counts[:, results.FALSE], counts[:, results.VOLUMES] = 5, 9, 10
+    assert np.isnan(results.sensitivity_at(0.5)(counts)) and results.sensitivity_at(1)(counts) == 1
