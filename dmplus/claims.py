@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from dmplus import paper, results, training
-from dmplus.experiment import CANDIDATES, CONFIRMED
+from dmplus.experiment import CANDIDATES, CONFIRMED, LONGEST
 from dmplus.results import Estimate, Results, compare, estimate, of, over, pooled
 from dmplus.runtime import InputError, replacing
 from dmplus.scoring import HALF, LEVELS
@@ -340,9 +340,6 @@ def _prior(r: Results) -> Iterator[Claim]:
             f"ratio of false positives at sensitivity {EQUAL:g} of one network with the prior and with it zeroed, visits with "
             "a prior",
         )  # fmt: skip
-
-
-LONGEST = ", 300,000 segments"  #: of a triage system: see experiment.LONG_SYSTEMS
 
 
 def _triage(r: Results) -> Iterator[Claim]:

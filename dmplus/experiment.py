@@ -70,8 +70,9 @@ SYSTEMS = {
 }
 #: What of the ensemble's shortfall is short training? Some of these systems, of the two networks that were trained longest.
 LONG_POOLS = {"sens": ("jvss-0.995-300k-s0",), "spec": ("jvss-0.5-300k-s0",)}
+LONGEST = ", 300,000 segments"  #: what their names end in
 LONG_SYSTEMS = {
-    f"{system}, 300,000 segments": SYSTEMS[system]
+    f"{system}{LONGEST}": SYSTEMS[system]
     for system in ("ensemble", "ensemble at 0.5", "two thresholds on M_sens", "two thresholds on M_spec")
 }
 
