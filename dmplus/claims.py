@@ -282,7 +282,8 @@ def _on_line(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
 def _prior(r: Results) -> Iterator[Claim]:
     fewer = _printed("fewer fp, volumes with a prior", "DeepMedic+", "JVSS", 0.995)
     ways = {"alpha 0.995": (0.995, "jvss-0.995-fresh"), "alpha 0.5": (0.5, "jvss-0.5-fresh"),
-            "alpha 0.5, 20,000 segments": (0.5, "jvss-0.5-fresh-20k")}  # fmt: skip
+            "alpha 0.5, 20,000 segments": (0.5, "jvss-0.5-fresh-20k"),
+            "alpha 0.5, 20,000 segments after 300,000 without": (0.5, "jvss-0.5-300k-fresh")}  # fmt: skip
     for recipe, (alpha, stem) in ways.items():
         path, none = (r.seeds(f"{stem}-{way}") for way in ("path", "none"))
         for prior, words, printed in (

@@ -164,9 +164,9 @@ what comes out, in the folder given with -o:
             "run the paper's experiments on a cohort",
             """Train and score the runs of one or more sets of the paper's experiments: alpha (Table 1, upper part), weights
 and segments (section IV), sse (Figure 6), prior (Table 1, lower part, with controls), triage (the ensemble and its
-rivals), unet (Table 2, needs dmplus[experiments]), length (1,000 to 300,000 segments: hours), triage-long (the ensemble
-of the longest trainings), control (permuted labels), scratch; and, for whole brains on one GPU, whole (the quick network)
-and paper (the paper's), which `all` leaves out.
+rivals), unet (Table 2, needs dmplus[experiments]), length (1,000 to 300,000 segments: hours), prior-late and triage-long
+(the earlier scan, and the ensemble, after the longest trainings), control (permuted labels), scratch; and, for whole brains
+on one GPU, whole (the quick network) and paper (the paper's), which `all` leaves out.
 Everything is resumable: started again with the same folder, what is done is not done again.""",
             """example:
   dmplus experiment alpha sse --cohort cohort/ -o runs/experiments/

@@ -177,13 +177,18 @@ def _runs() -> dict[str, list[Run]]:
     length = [Run(name=f"bce-{thousand}k-s0", steps=thousand * 100, validated=thousand == 80) for thousand in (1, 20, 80)]
     length += [longer(a, thousand) for thousand in (1, 20) for a in both]
     length += [longer(0.995, 80), *(longer(a, 300) for a in both)]
+    # An earlier scan where one scan has little left to teach: what is still false is then mostly what it cannot tell apart.
+    late = [
+        dataclasses.replace(run, name=f"jvss-0.5-300k-fresh-{run.prior}-s0", start="jvss-0.5-300k-s0")
+        for run in second if "-fresh-20k-" in run.name
+    ]  # fmt: skip
     # Whole brains on one GPU, with the quick network and with the paper's; the networks with a path have it from the start.
     whole, paper = (_whole(network, stem) for network, stem in (("quick", "whole"), ("paper", "paper")))
     control = [Run(name="permuted-s0", labels="permuted", start="scratch", steps=1500)]
     scratch = [Run(name="jvss-0.5-scratch-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000)]
     return {
         "alpha": alpha, "weights": weights, "segments": segments, "sse": sse,
-        "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length,
+        "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length, "prior-late": late,
         "triage-long": [run for run in length if run.name in {n for pool in LONG_POOLS.values() for n in pool}],
         "control": control, "scratch": scratch, "whole": whole, "paper": paper,
     }  # fmt: skip
