@@ -753,6 +753,25 @@ def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensiti
     return "\n".join(lines)
 
 
+def along_sensitivities(
+    r: Results, a: str, b: str, *, sensitivities: Sequence[float] = (EQUAL, 0.9, 0.95, 0.98)
+) -> pd.DataFrame:
+    """Two runs where each finds the same share of the metastases, and not at one share alone: a row per sensitivity.
+
+    Columns: false positives a volume of ``a`` and of ``b``, and the first over the second with its interval, in words.
+    "beyond the rows": found only with more false positives than the rows hold.
+    """
+
+    def words(e: Estimate) -> str:
+        return "beyond the rows" if np.isnan(e.value) else in_words(e)
+
+    both = [pooled(r.group([name])) for name in (a, b)]
+    at = {s: results.fp_at(s) for s in sensitivities}
+    columns = {name: [words(of(fp, counts)) for fp in at.values()] for name, counts in zip((a, b), both, strict=True)}
+    columns["ratio"] = [words(compare(fp, *both, ratio=True)) for fp in at.values()]
+    return pd.DataFrame(columns, index=pd.Index([f"{s:g}" for s in at], name="sensitivity"))
+
+
 def lost() -> pd.DataFrame:
     """The histories of trainings that were lost to a wrong slope of BCE, before it was mended: ``histories.csv`` of
     ``experiments/lost``."""

@@ -174,7 +174,7 @@ def _runs() -> dict[str, list[Run]]:
         Run(name=f"unet-jvss-{a:g}-s0", loss="jvss", alpha=a, network="unet", start="unet-trunk-s0") for a in (0.9, 0.5)
     ]
     both = (0.995, 0.5)
-    length = [Run(name=f"bce-{thousand}k-s0", steps=thousand * 100, validated=thousand == 80) for thousand in (1, 20, 80)]
+    length = [Run(name=f"bce-{k}k-s0", steps=k * 100, validated=k >= 80) for k in (1, 20, 80, 300)]
     length += [longer(a, thousand) for thousand in (1, 20) for a in both]
     length += [longer(0.995, 80), *(longer(a, 300) for a in both)]
     # An earlier scan where one scan has little left to teach: what is still false is then mostly what it cannot tell apart.

@@ -299,6 +299,19 @@ def longer(tmp_path_factory):
     return Results(folder)
 
 
+def test_two_runs_stand_side_by_side_along_sensitivities(longer):
+    a, b = "jvss-0.5-1k-s0", "jvss-0.5-s0"
+    table = evidence.along_sensitivities(longer, a, b, sensitivities=(0.3, 0.5))
+    assert table.index.tolist() == ["0.3", "0.5"] and table.columns.tolist() == [a, b, "ratio"]
+    for s in (0.3, 0.5):
+        both = [longer.group([name]) for name in (a, b)]
+        ours = [evidence.in_words(results.of(results.fp_at(s), counts)) for counts in both]
+        ratio = claims.compare(results.fp_at(s), *both, ratio=True)
+        assert table.loc[f"{s:g}"].tolist() == [*ours, evidence.in_words(ratio)] and ratio.value > 1
+    beyond = evidence.along_sensitivities(longer, "jvss-0.5-80k-s0", b, sensitivities=(0.5,))
+    assert beyond.loc["0.5"].tolist() == ["beyond the rows", ours[1], "beyond the rows"]
+
+
 def test_the_learning_curve_is_of_one_recipe_and_marks_what_is_not_reached(longer):
     curves = evidence.lengths(longer, {"JVSS 0.5": "jvss-0.5"})
     assert curves == {
