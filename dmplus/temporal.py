@@ -288,7 +288,7 @@ def reads_in_words(table: pd.DataFrame) -> pd.DataFrame:
 
 def by_length(r: Results) -> pd.DataFrame:
     """Had the path time enough? Trainings on fresh patients with a path, beside those without prior, in words: a row per
-    alpha and number of segments, from few to many.
+    alpha, number of segments without a path before, and with it, from few to many.
 
     Columns: false positives a volume of either and their ratio (all at sensitivity :data:`dmplus.claims.EQUAL`), the verdict
     on "fewer", the ratio to the same network with its prior zeroed, and by how much peaks then move (:func:`peaks_move`).
@@ -296,7 +296,7 @@ def by_length(r: Results) -> pd.DataFrame:
     """
     lines = {}
     for name in r.runs["run"].unique():
-        found = re.fullmatch(r"(jvss-([\d.]+)-fresh(-\d+k)?)-path-s0", name)
+        found = re.fullmatch(r"(jvss-([\d.]+)(?:-\d+k)?-fresh(?:-\d+k)?)-path-s0", name)
         runs = ways(r, found[1]) if found else {}
         ratio = effect(r, runs)
         if ratio is None:
@@ -304,16 +304,25 @@ def by_length(r: Results) -> pd.DataFrame:
         at = {way: of(results.fp_at(claims.EQUAL), r.group(runs[way], prior=True)) for way in (NONE, PATH)}
         away = r.has(name, second="zeroed")
         own, zeroed = (r.group([name], second=s, prior=True) if away else None for s in (None, "zeroed"))
-        segments = int(r.runs.loc[r.runs["run"] == name, "segments"].iloc[0])
-        lines[float(found[2]), segments] = {
+        lines[float(found[2]), *_segments(r, name)[::-1]] = {
             **{f"FP a volume, {way}": evidence.in_words(e, 1) for way, e in at.items()},
             "path / no prior": evidence.in_words(ratio), "fewer": claims.verdict(ratio, claims.FEWER),
             "own / zeroed": ratio_words(claims.at_equal(own, zeroed) if away else None),
             "peak moves by": f"{peaks_move(r, (name, 'prior'), (name, 'zeroed')):.2f}" if away else "not run",
         }  # fmt: skip
     order = sorted(lines)
-    index = pd.Index([f"alpha {alpha:g}, {segments:,} segments" for alpha, segments in order], name="trained with")
+    index = pd.Index([f"alpha {alpha:g}, {_segments_words(n, before)}" for alpha, before, n in order], name="trained with")
     return pd.DataFrame([lines[key] for key in order], index=index)
+
+
+def _segments(r: Results, name: str) -> tuple[int, int]:
+    """The segments that a run saw, and those of the run before it whose weights it went on from (0: from the trunk)."""
+    runs = r.runs.drop_duplicates("run").set_index("run")
+    return int(runs["segments"][name]), int(runs["segments"].get(runs["start"][name], 0))
+
+
+def _segments_words(segments: int, before: int) -> str:
+    return f"{segments:,} segments" + (f" after {before:,} without a path" if before else "")
 
 
 def false_at(r: Results, name: str, level: int, *, prior: bool | None = None) -> pd.DataFrame:
@@ -568,14 +577,17 @@ def way_words(r: Results, runs: Mapping[str, Sequence[str]], way: str) -> str:
 
 
 def longer_words(r: Results, stem: str) -> list[str]:
-    """The path over no prior in trainings of a stem that had more segments ("jvss-0.5-fresh-20k"), a sentence for each."""
+    """The path over no prior in trainings of a stem ("jvss-0.5-fresh") that had more segments, then or before ("-fresh-20k",
+    "-300k-fresh"), a sentence for each."""
     said = []
-    for name in r.runs["run"].unique():
-        found = re.fullmatch(rf"({re.escape(stem)}-(\d+)k)-path-s0", name)
-        e = effect(r, ways(r, found[1])) if found else None
-        if found and e is not None:
-            said.append(f"Trained longer, for {int(found[2]) * 1000:,} segments, the path {effect_words(e)}: {ratio_words(e)} "
-                        "times those without.")  # fmt: skip
+    root = re.escape(stem.removesuffix("-fresh"))
+    fresh = "-fresh" if stem.endswith("-fresh") else ""
+    form = re.compile(rf"{root}(?:-\d+k{fresh}|{fresh}-\d+k)-path-s0")
+    for name in sorted(filter(form.fullmatch, r.runs["run"].unique()), key=lambda n: _segments(r, n)[::-1]):
+        e = effect(r, ways(r, name.removesuffix("-path-s0")))
+        if e is not None:
+            said.append(f"Trained longer, for {_segments_words(*_segments(r, name))}, the path {effect_words(e)}: "
+                        f"{ratio_words(e)} times those without.")  # fmt: skip
     return said
 
 

@@ -41,8 +41,8 @@ def collected(folder, made):
         columns=["case", "patient", "split", "visit", "days", "with_prior"],
     )
     visits.to_csv(folder / "visits.csv", index=False)
-    runs = [(name, "test", second, "prior", 5, 5000, "jvss") for name, (second, _) in made.items()]
-    columns = ["run", "split", "second_image", "second", "floor", "segments", "loss"]
+    runs = [(name, "test", second, "prior", 5, 5000, "jvss", "trunk") for name, (second, _) in made.items()]
+    columns = ["run", "split", "second_image", "second", "floor", "segments", "loss", "start"]
     pd.DataFrame(runs, columns=columns).to_csv(folder / "runs.csv", index=False)
     rows = pd.concat([t.assign(run=n, split="test", second_image=s) for n, (s, t) in made.items()])
     rows[["run", "split", "second_image", "case", *scoring.COLUMNS]].to_csv(folder / "rows.csv.gz", index=False)

@@ -140,24 +140,28 @@ def test_ways_of_a_stem_whose_rival_has_a_name_of_its_own():
 
 def test_the_same_comparison_after_more_training_stands_below(r, tmp_path):
     draw = rng(3, "longer")
-    stems = {"": (34, 8, 9), "-20k": (34, 8, 4)}  # false positives without a prior and with a path
-    made = {f"jvss-0.5-fresh{k}-{way}-s0": ("prior", rows_of(draw, found=found, false=n))
+    # false positives without a prior and with a path
+    stems = {"fresh": (34, 8, 9), "fresh-20k": (34, 8, 4), "300k-fresh": (34, 8, 3)}
+    made = {f"jvss-0.5-{k}-{way}-s0": ("prior", rows_of(draw, found=found, false=n))
             for k, (found, *both) in stems.items() for way, n in zip(("none", "path"), both, strict=True)}  # fmt: skip
     made |= {"jvss-0.5-path-s0": ("prior", rows_of(draw, found=34, false=1))}  # not on fresh patients
     folder = collected(tmp_path / "rows", made)
     runs = pd.read_csv(folder / "runs.csv")
-    runs.loc[runs["run"].str.contains("20k"), "segments"] = 20000
+    runs.loc[runs["run"].str.contains("20k|300k"), "segments"] = 20000
+    runs.loc[runs["run"] == "jvss-0.5-path-s0", "segments"] = 300000  # stands for what the last pair went on from
+    runs.loc[runs["run"].str.contains("300k"), "start"] = "jvss-0.5-path-s0"
     runs.to_csv(folder / "runs.csv", index=False)
     longer = Results(folder)
     table = temporal.by_length(longer)
-    assert table.index.tolist() == ["alpha 0.5, 5,000 segments", "alpha 0.5, 20,000 segments"]
+    late = "20,000 segments after 300,000 without a path"
+    assert table.index.tolist() == ["alpha 0.5, 5,000 segments", "alpha 0.5, 20,000 segments", f"alpha 0.5, {late}"]
     for k, words in zip(stems, table["path / no prior"], strict=True):
-        both = [longer.group([f"jvss-0.5-fresh{k}-{way}-s0"], prior=True) for way in ("path", "none")]
+        both = [longer.group([f"jvss-0.5-{k}-{way}-s0"], prior=True) for way in ("path", "none")]
         assert words == temporal.ratio_words(claims.at_equal(*both))
-    assert table["fewer"].tolist() == ["not shown", "holds"] and set(table["own / zeroed"]) == {"not run"}
+    assert table["fewer"].tolist() == ["not shown", "holds", "holds"] and set(table["own / zeroed"]) == {"not run"}
     words = temporal.longer_words(longer, "jvss-0.5-fresh")
-    assert words == ["Trained longer, for 20,000 segments, the path has fewer false positives: "
-                     f"{table['path / no prior'].iloc[1]} times those without."]  # fmt: skip
+    assert words == [f"Trained longer, for {how}, the path has fewer false positives: {table['path / no prior'].iloc[i]} times "
+                     "those without." for i, how in ((1, "20,000 segments"), (2, late))]  # fmt: skip
     assert temporal.longer_words(longer, "jvss-0.5") == []
     assert temporal.by_length(r).empty  # a path, but on the trunk's own patients
     r20 = temporal.by_length(renamed_in(r, "jvss-0.995-path-s0", "jvss-0.995-fresh-path-s0"))
