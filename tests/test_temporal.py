@@ -56,7 +56,7 @@ def r(tmp_path_factory):
         own = rows_of(draw, found=34, false=n).assign(run="jvss-0.995-path-s0", split="test", second_image=condition)
         odd = own["case"].str[1:].astype(int) % 2 == 1  # scored where there is a prior
         more.append(own[odd])
-        lines.append(("jvss-0.995-path-s0", "test", condition, "prior", 5, 5000, "jvss"))
+        lines.append(("jvss-0.995-path-s0", "test", condition, "prior", 5, 5000, "jvss", "trunk"))
     pd.concat([rows, *(m[rows.columns] for m in more)]).to_csv(folder / "rows.csv.gz", index=False)
     pd.concat([runs, pd.DataFrame(lines, columns=runs.columns)]).to_csv(folder / "runs.csv", index=False)
     return Results(folder)
