@@ -436,6 +436,10 @@ print(f"BCE without any prior (bce-s0) has {evidence.in_words(bce, 1)} false pos
 # The paper trained for 60 epochs, ours for the segments printed at the top. That is the first excuse one thinks of, so it was put
 # to the test: four times the segments, with the path and without.
 #
+# And the second: while the current scan still has vessels and plexus to teach, an earlier one has little to add. So a last pair
+# went on from the longest training of notebook 02, which took no prior. What it still marks falsely is mostly blobs and spots,
+# which look as a metastasis does in *one* scan, and were there before.
+#
 # > **Predict first.** With more training, does the ratio of path to no prior fall? And do the peaks move by more when the prior
 # > is zeroed, that is, does the network come to listen?
 
