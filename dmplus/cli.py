@@ -165,8 +165,9 @@ what comes out, in the folder given with -o:
             """Train and score the runs of one or more sets of the paper's experiments: alpha (Table 1, upper part), weights
 and segments (section IV), sse (Figure 6), prior (Table 1, lower part, with controls), triage (the ensemble and its
 rivals), unet (Table 2, needs dmplus[experiments]), length (1,000 to 300,000 segments: hours), prior-late and triage-long
-(the earlier scan, and the ensemble, after the longest trainings), control (permuted labels), scratch; and, for whole brains
-on one GPU, whole (the quick network) and paper (the paper's), which `all` leaves out.
+(the earlier scan, and the ensemble, after the longest trainings), second-look (what the earlier scan tells of the longest
+training's candidates), control (permuted labels), scratch; and, for whole brains on one GPU, whole (the quick network) and
+paper (the paper's), which `all` leaves out.
 Everything is resumable: started again with the same folder, what is done is not done again.""",
             """example:
   dmplus experiment alpha sse --cohort cohort/ -o runs/experiments/
@@ -178,6 +179,7 @@ what comes out, in the folder given with -o:
 with --collect FOLDER, after the runs:
   runs.csv, visits.csv, rows.csv.gz    everything joined, for tables and curves
   tiers.csv.gz, operating_points.csv   the triage of the test visits (triage, triage-long)
+  candidates.csv.gz                    what second-look measured at every candidate
 `make results` computes tables and claims from what lies in notebooks/results/experiments/<profile>/.""",
         )
     )

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dmplus import network, scoring, synthetic, training
+from dmplus import network, scoring, second_look, synthetic, training
 from dmplus.inference import predict_volume
 from dmplus.network import DeepMedic
 from dmplus.runtime import (
@@ -71,6 +71,7 @@ SYSTEMS = {
 #: What of the ensemble's shortfall is short training? Some of these systems, of the two networks that were trained longest.
 LONG_POOLS = {"sens": ("jvss-0.995-300k-s0",), "spec": ("jvss-0.5-300k-s0",)}
 LONGEST = ", 300,000 segments"  #: what their names end in
+SECOND_LOOK = "jvss-0.5-300k-s0"  #: whose candidates are looked at again, in either scan (dmplus.second_look)
 LONG_SYSTEMS = {
     f"{system}{LONGEST}": SYSTEMS[system]
     for system in ("ensemble", "ensemble at 0.5", "two thresholds on M_sens", "two thresholds on M_spec")
@@ -190,6 +191,7 @@ def _runs() -> dict[str, list[Run]]:
         "alpha": alpha, "weights": weights, "segments": segments, "sse": sse,
         "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length, "prior-late": late,
         "triage-long": [run for run in length if run.name in {n for pool in LONG_POOLS.values() for n in pool}],
+        "second-look": [run for run in length if run.name == SECOND_LOOK],
         "control": control, "scratch": scratch, "whole": whole, "paper": paper,
     }  # fmt: skip
 
@@ -514,6 +516,24 @@ class Experiments:
         with replacing(folder / "operating_points.csv") as part:
             points.round(7).to_csv(part, index=False, lineterminator="\n")
 
+    def second_look(self) -> None:
+        """The candidates of :data:`SECOND_LOOK` in visits with a prior, as :mod:`dmplus.second_look` measures them: of the fresh
+        patients, which it was not trained on (split "train"), and of the test. In the folder ``second-look``."""
+        target = self.folder / "second-look" / "candidates.csv.gz"
+        if target.is_file():
+            return
+        weights = self.folder / SECOND_LOOK / "weights.safetensors"
+        if not weights.is_file():
+            raise InputError(f"second-look: expected the weights of run {SECOND_LOOK}; they are not there; run it first")
+        net, tables = self._fast(network.load(weights)), []
+        fresh_patients(self.cohort, self.folder / "fresh")
+        for split, patients in (("train", "fresh"), ("test", "own")):
+            visits = [v for v in read_visits(self._cohort(patients), split) if v.case.prior is not None]
+            tables.append(second_look.candidates(net, visits, self.machine, what=f"candidates, {split}").assign(split=split))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as part:
+            _csv(pd.concat(tables, ignore_index=True).round(4), part)
+
     def _best(self, pool: Sequence[str], budget: float) -> str:
         """The run that finds most of the validation lesions within a budget of false positives per volume."""
         if len(pool) == 1:
@@ -693,6 +713,9 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
             else:
                 table.to_csv(part, index=False, lineterminator="\n")
     write_json(out / "versions.json", versions())
+    if (looked := Path(folder) / "second-look" / "candidates.csv.gz").is_file():
+        with replacing(out / looked.name) as part:
+            part.write_bytes(looked.read_bytes())
     for name in ("tiers.csv.gz", "operating_points.csv"):
         made = [pd.read_csv(path) for path in sorted(Path(folder).glob(f"triage*/{name}"))]
         if made:
@@ -750,3 +773,5 @@ def main(names: Sequence[str], experiments: Experiments, *, own: Sequence[Run] =
         for name in ("triage", "triage-long"):
             if name in names:
                 experiments.triage(name)
+        if "second-look" in names:
+            experiments.second_look()

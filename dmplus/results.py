@@ -83,6 +83,9 @@ class Results:
         self.tiers = None if tiers is None else pd.read_csv(tiers)
         points = next((f / "operating_points.csv" for f in folders if (f / "operating_points.csv").is_file()), None)
         self.points = None if points is None else pd.read_csv(points)  #: run and threshold of each system and tier
+        looked = next((f / "candidates.csv.gz" for f in folders if (f / "candidates.csv.gz").is_file()), None)
+        #: as of :func:`dmplus.second_look.candidates`
+        self.candidates = None if looked is None else pd.read_csv(looked, dtype={"lesions": str}).fillna({"lesions": ""})
         lesions = next((f / "lesions.csv" for f in folders if (f / "lesions.csv").is_file()), None)
         self.lesions = None if lesions is None else pd.read_csv(lesions)  #: what became of each, in a synthetic cohort
         told = [pd.read_csv(f / "histories.csv") for f in folders if (f / "histories.csv").is_file()]

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from dmplus import claims, evidence, figures, paper, results, triage
+from dmplus import claims, evidence, figures, paper, results, second_look, triage
 from dmplus.evidence import COLOURS, DASHES, MARKERS
 from dmplus.experiment import SHIFTS_MM
 from dmplus.results import Estimate, Results, compare, of, pooled
@@ -323,6 +323,40 @@ def _segments(r: Results, name: str) -> tuple[int, int]:
 
 def _segments_words(segments: int, before: int) -> str:
     return f"{segments:,} segments" + (f" after {before:,} without a path" if before else "")
+
+
+def told_by_prior(
+    r: Results, pairs: Mapping[str, str], *, sensitivities: Sequence[float] = (0.6, 0.7, 0.8, claims.EQUAL, 0.9)
+) -> pd.DataFrame:
+    """What the earlier scan tells of a network's candidates (:mod:`dmplus.second_look`), in words: a row per sensitivity.
+
+    Columns: false positives a volume of the reader of the current scan alone, of the reader of both, and the second over the
+    first, with intervals over patients; and for every pair (label → stem, as of :func:`ways`) that was run the network with a
+    path over the one without, "above the rows" where one of them finds as much at the highest level of its rows. Test visits
+    with a prior. Empty where no candidates were measured.
+    """
+    if r.candidates is None:
+        return pd.DataFrame()
+    visits = r.visits[(r.visits["split"] == "test") & r.visits["with_prior"]]
+    alone, both = (pooled(c) for c in second_look.look(r.candidates, visits).values())
+    runs = {label: ways(r, stem) for label, stem in pairs.items()}
+    networks = {
+        label: [pooled(r.group(own[way], prior=True)) for way in (PATH, NONE)]
+        for label, own in runs.items() if {PATH, NONE} <= own.keys()
+    }  # fmt: skip
+    lines = {}
+    for sensitivity in sensitivities:
+        at = results.fp_at(sensitivity)
+        lines[f"{sensitivity:g}"] = {
+            "FP a volume, current scan alone": evidence.in_words(of(at, alone)),
+            "FP a volume, both scans": evidence.in_words(of(at, both)),
+            "both / alone": evidence.in_words(compare(at, both, alone, ratio=True)),
+        }
+        for label, pair in networks.items():
+            known = all(results.sensitivity(point, -1) < sensitivity for point, _ in pair)
+            ratio = evidence.in_words(compare(at, *pair, ratio=True)) if known else "above the rows"
+            lines[f"{sensitivity:g}"][f"network, path / no prior, {label}"] = ratio
+    return pd.DataFrame(lines).T.rename_axis("sensitivity")
 
 
 def false_at(r: Results, name: str, level: int, *, prior: bool | None = None) -> pd.DataFrame:

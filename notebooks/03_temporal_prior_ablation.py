@@ -452,6 +452,29 @@ display(temporal.by_length(rows))
 # enough. The ratio falls, and *own / zeroed* stays at 1: that is another network, not the prior. And read the intervals: a
 # change from one row to the next is one only where they leave room for it.
 #
+# ### Is it in the pictures at all?
+#
+# If a path gains nothing, there are two reasons left: the earlier scan does not tell metastases from look-alikes, or the network
+# has not learnt what it tells. Ask someone simpler than a network. The longest training of notebook 02 took no prior; every place
+# that it marks with a probability of 0.05 or more is a **candidate**. At each, four numbers are measured in the current scan (the
+# peak's logit, the size, mean and highest brightness) and four more with the earlier one (mean and highest brightness there, the
+# highest nearby, and how much larger the bright spot has become). Two logistic regressions, one on the first four and one on all
+# eight, learn which candidates are metastases from patients the network was not trained on, and are tested on the test patients.
+#
+# > **Predict first.** Where will the earlier scan help more: for the surest half of the metastases, or for the last that are
+# > found? Think of which metastases are new, and of what Figure 3 says of stable ones.
+
+# %%
+looked = temporal.told_by_prior(rows, {"20,000 segments": f"{stem}-20k", "after 300,000": "jvss-0.5-300k-fresh"})
+display(looked if len(looked) else "not run: no candidates were measured")
+
+# %% [markdown]
+# A ratio below 1 is what the earlier scan knows and the current one does not. It is a lower bound: eight numbers are few, and a
+# better reader may see more. Beside it stand pairs of networks (*above the rows*: at the highest level that is kept of a map
+# they find more than that). What the regression gets out of the earlier scan and a path does not is the *training's* fault; what
+# neither gets may be the *cohort's*. And read how the ratio runs down the rows. To miss nearly nothing one has to keep the
+# metastases that have not changed, and with them every look-alike that has not changed either.
+#
 # ## Whom does it help, whom does it harm?
 #
 # A mean over all metastases can hide a gain and a loss. So split by what became of the metastasis, each network at the

@@ -163,6 +163,25 @@ FAULTS = (
         tests="test_experiment.py::test_the_triage_of_the_longest_trainings_stands_beside_the_other",
     ),
     fault(
+        "a metastasis that no candidate touches is forgotten in the second look",
+        "second_look",
+        ("return rows + [", "return rows or ["),
+        ("k = 0 if np.isnan(logit) else", "k = len(levels) if np.isnan(logit) else"),
+        tests="test_second_look.py",
+    ),
+    fault(
+        "the second look measures the current scan twice",
+        "second_look",
+        ("here, then, around = now[box], before[box]", "here, then, around = now[box], now[box]"),
+        tests="test_second_look.py::test_candidates_are_measured_in_both_scans",
+    ),
+    fault(
+        "the second look learns from the test patients",
+        "second_look",
+        ("fit(train, (*NOW", "fit(test, (*NOW"),
+        tests="test_second_look.py::test_readers_learn_from_training_patients_alone",
+    ),
+    fault(
         "a budget that no level keeps counts as nothing found",
         "results",
         ("np.where(fp <= budget, s, 0.0).max(-1), np.nan)", "np.where(fp <= budget, s, 0.0).max(-1), 0.0)"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from dmplus import cli, experiment, network, scoring, synthetic, training
+from dmplus import cli, experiment, network, results, scoring, second_look, synthetic, training
 from dmplus.experiment import Experiments, Run
 from dmplus.inference import predict_volume
 from dmplus.metrics import match_lesions
@@ -455,6 +455,27 @@ def test_the_triage_of_the_longest_trainings_stands_beside_the_other(cohort, tmp
     shutil.rmtree(tmp_path / "runs" / "triage")
     experiment.collect(cohort, tmp_path / "runs", tmp_path / "out")
     assert all((tmp_path / "out" / n).read_bytes() == content for n, content in tables.items())
+
+
+def test_candidates_are_looked_at_again_on_patients_of_another_training(cohort, tmp_path, monkeypatch):
+    run = Run(name="jvss-0.5-s0", loss="jvss")
+    monkeypatch.setattr(experiment, "SECOND_LOOK", run.name)
+    monkeypatch.setitem(experiment.SETS, "second-look", [run])
+    done = experiments(cohort, tmp_path / "runs")
+    with pytest.raises(InputError, match="second-look: expected the weights of run jvss-0.5-s0"):
+        done.second_look()
+    experiment.main(["second-look"], done)
+    experiment.collect(cohort, tmp_path / "runs", tmp_path / "out")
+    r = results.Results(tmp_path / "out")
+    fresh = {f.name for f in read_cohort(tmp_path / "runs" / "fresh") if f.prior is not None}
+    tested = {f.name for f in read_cohort(cohort, split="test") if f.prior is not None}
+    own = r.candidates.groupby("split")["case"].agg(set)
+    assert own["train"] <= fresh and own["test"] <= tested and own["test"]
+    net = network.load(tmp_path / "runs" / run.name / "weights.safetensors")
+    visits = [v for v in done.visits("test") if v.case.name in tested]
+    again = second_look.candidates(net, visits, CPU)
+    kept = r.candidates.query("split == 'test'").drop(columns="split").reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, again, atol=1e-3, check_dtype=False)
 
 
 def test_thresholds_of_the_triage_keep_to_their_own_budgets(cohort, tmp_path, monkeypatch):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import ball_case
 from test_claims import collected, rows_of
+from test_second_look import table
 
-from dmplus import claims, exercises_patients, network, results, scoring, temporal, widgets
+from dmplus import claims, evidence, exercises_patients, network, results, scoring, second_look, temporal, widgets
 from dmplus.results import Results
 from dmplus.runtime import InputError, Machine, rng
 
@@ -456,3 +457,28 @@ def test_the_shifter_answers_both_ends_of_its_controls():
     assert len({w for w, _ in seen}) == len({p for _, p in seen}) == 3
     with pytest.raises(InputError, match="has none; take a later visit"):
         widgets.Shifter(dataclasses.replace(case, prior=None), (1, 1, 1), nets)
+
+
+def test_what_a_reader_of_both_scans_gains_stands_beside_the_networks(r):
+    assert temporal.told_by_prior(r, {}).empty  # nothing was measured
+    looked = Results.__new__(Results)
+    looked.__dict__ |= r.__dict__
+    train, test = table(40, tells="growth"), table(24, tells="growth", seed=1)
+    visits = r.visits[(r.visits["split"] == "test") & r.visits["with_prior"]].reset_index(drop=True)
+    place = visits.iloc[test["patient"].str[1:].astype(int) % len(visits)].reset_index(drop=True)
+    own = np.where(test["lesions"] == "", "", range(len(test)))
+    test = test.assign(case=place["case"], patient=place["patient"], lesions=own)
+    looked.candidates = pd.concat([train.assign(split="train"), test.assign(split="test")], ignore_index=True)
+    told = temporal.told_by_prior(looked, {"both": "jvss-0.995", "none": "jvss-0.3"}, sensitivities=(0.5, 0.8))
+    counts = second_look.look(looked.candidates, visits)
+    for s in (0.5, 0.8):
+        at, (alone, both) = results.fp_at(s), counts.values()
+        assert told.loc[f"{s:g}", "both / alone"] == evidence.in_words(claims.compare(at, both, alone, ratio=True))
+    runs = temporal.ways(r, "jvss-0.995")
+    pair = [r.group(runs[way], prior=True) for way in (temporal.PATH, temporal.NONE)]
+    top = max(float(results.sensitivity(results.pooled(c)[0], -1)) for c in pair)
+    column = told["network, path / no prior, both"]
+    for s in (0.5, 0.8):
+        ratio = evidence.in_words(claims.compare(results.fp_at(s), *pair, ratio=True))
+        assert column[f"{s:g}"] == (ratio if s > top else "above the rows")
+    assert "network, path / no prior, none" not in told.columns and 0 < top < 0.9
