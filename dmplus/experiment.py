@@ -189,7 +189,8 @@ def _runs() -> dict[str, list[Run]]:
     scratch = [Run(name="jvss-0.5-scratch-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000)]
     return {
         "alpha": alpha, "weights": weights, "segments": segments, "sse": sse,
-        "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length, "prior-late": late,
+        "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length,
+        "prior-late": [*(run for run in length if run.name == late[0].start), *late],
         "triage-long": [run for run in length if run.name in {n for pool in LONG_POOLS.values() for n in pool}],
         "second-look": [run for run in length if run.name == SECOND_LOOK],
         "control": control, "scratch": scratch, "whole": whole, "paper": paper,
