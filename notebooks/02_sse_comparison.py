@@ -288,7 +288,8 @@ groups |= {f"SSE + BCE, alpha {a:g}": [f"sse+bce-{a:g}-s0"] for a in (0.995, 0.0
 figure = evidence.froc(rows, groups, most=200)
 matched = {a: claims.matched(rows.group(rows.seeds(f"jvss-{a:g}")), rows.group(rows.seeds("bce"))) for a in (0.995, 0.5)}
 better = matched[0.995].high < 1
-figures.titled(figure, "JVSS has fewer false positives (5,000 segments)" if better else "JVSS and BCE as thresholds move")
+ahead = "At BCE's sensitivity JVSS has fewer false positives\n(after 5,000 segments each)"
+figures.titled(figure, ahead if better else "JVSS and BCE as thresholds move")
 figures.show(
     figure,
     f"Figure 3 shows sensitivity on {lesions} metastases against false positives per volume as each threshold falls; the marker "
