@@ -71,7 +71,8 @@ SYSTEMS = {
 #: What of the ensemble's shortfall is short training? Some of these systems, of the two networks that were trained longest.
 LONG_POOLS = {"sens": ("jvss-0.995-300k-s0",), "spec": ("jvss-0.5-300k-s0",)}
 LONGEST = ", 300,000 segments"  #: what their names end in
-SECOND_LOOK = "jvss-0.5-300k-s0"  #: whose candidates are looked at again, in either scan (dmplus.second_look)
+#: Whose candidates are looked at again, in either scan (dmplus.second_look), and what the set prior-late goes on from.
+SECOND_LOOK = "jvss-0.5-300k-s0"
 LONG_SYSTEMS = {
     f"{system}{LONGEST}": SYSTEMS[system]
     for system in ("ensemble", "ensemble at 0.5", "two thresholds on M_sens", "two thresholds on M_spec")
@@ -178,9 +179,10 @@ def _runs() -> dict[str, list[Run]]:
     length = [Run(name=f"bce-{k}k-s0", steps=k * 100, validated=k >= 80) for k in (1, 20, 80, 300)]
     length += [longer(a, thousand) for thousand in (1, 20) for a in both]
     length += [longer(0.995, 80), *(longer(a, 300) for a in both)]
+    longest = [run for run in length if run.name == SECOND_LOOK]
     # An earlier scan where one scan has little left to teach: what is still false is then mostly what it cannot tell apart.
     late = [
-        dataclasses.replace(run, name=f"jvss-0.5-300k-fresh-{run.prior}-s0", start="jvss-0.5-300k-s0")
+        dataclasses.replace(run, name=f"jvss-0.5-300k-fresh-{run.prior}-s0", start=SECOND_LOOK)
         for run in second if "-fresh-20k-" in run.name
     ]  # fmt: skip
     # Whole brains on one GPU, with the quick network and with the paper's; the networks with a path have it from the start.

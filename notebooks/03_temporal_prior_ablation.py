@@ -475,6 +475,8 @@ display(looked if len(looked) else "not run: no candidates were measured")
 # neither gets may be the *cohort's*. And read how the ratio runs down the rows. To miss nearly nothing one has to keep the
 # metastases that have not changed, and with them every look-alike that has not changed either.
 #
+# Take it for a question, not for an answer: before these eight numbers other sets had been tried on the same test patients.
+#
 # ## Whom does it help, whom does it harm?
 #
 # A mean over all metastases can hide a gain and a loss. So split by what became of the metastasis, each network at the
