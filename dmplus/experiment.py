@@ -192,9 +192,8 @@ def _runs() -> dict[str, list[Run]]:
     return {
         "alpha": alpha, "weights": weights, "segments": segments, "sse": sse,
         "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length,
-        "prior-late": [*(run for run in length if run.name == late[0].start), *late],
+        "prior-late": [*longest, *late], "second-look": longest,
         "triage-long": [run for run in length if run.name in {n for pool in LONG_POOLS.values() for n in pool}],
-        "second-look": [run for run in length if run.name == SECOND_LOOK],
         "control": control, "scratch": scratch, "whole": whole, "paper": paper,
     }  # fmt: skip
 
