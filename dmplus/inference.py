@@ -15,6 +15,9 @@ from dmplus.runtime import machine as choose_machine
 from dmplus.sampling import crop
 
 TILE = 60  #: largest output edge of a tile in voxels when none is asked for: about 1 GB of memory
+#: Tiles in one pass, for half a GB more. A single one's small maps (the coarse grids, the image itself) torch gives to a slow
+#: convolution on a CPU: two at once take 0.7 to 0.8 of the time (two cores, AVX2, float32).
+TOGETHER = 2
 
 
 def predict_volume(
@@ -59,7 +62,8 @@ def predict_volume(
         prior = np.ascontiguousarray(prior, np.float32)
     machine = machine or choose_machine()
     training = network.training
-    network.eval().to(machine.device)
+    # with channels last no convolution has to rearrange the maps before and after: 0.8 of the time on a CPU with AVX2
+    network.eval().to(machine.device, memory_format=torch.channels_last_3d)
     try:
         with torch.inference_mode():
             if tiling == "released":
@@ -86,12 +90,14 @@ def _aligned_map(
     tiles = aligned_tiles(network, mask, tile)
     out = np.zeros(image.shape, np.float32)
     report = Progress(len(tiles), "tiles") if progress else None
-    for start, size in tiles:
-        inside = tuple(slice(s, min(s + n, d)) for s, n, d in zip(start, size, image.shape, strict=True))
-        block = _tile(network, image, prior, start, size, machine)
-        out[inside] = block[tuple(slice(0, i.stop - i.start) for i in inside)]
+    for first in range(0, len(tiles), TOGETHER):
+        group = tiles[first : first + TOGETHER]
+        blocks = _blocks(network, image, prior, [start for start, _ in group], group[0][1], machine)
+        for (start, size), block in zip(group, blocks, strict=True):
+            inside = tuple(slice(s, min(s + n, d)) for s, n, d in zip(start, size, image.shape, strict=True))
+            out[inside] = block[tuple(slice(0, i.stop - i.start) for i in inside)]
         if report:
-            report.step()
+            report.step(len(group))
     return out
 
 
@@ -126,30 +132,31 @@ def aligned_tiles(
     ]
 
 
-def _tile(
+def _blocks(
     network: DeepMedic,
     image: np.ndarray,
     prior: np.ndarray | None,
-    start: Sequence[int],
+    starts: Sequence[Sequence[int]],
     size: Sequence[int],
     machine: Machine,
 ) -> np.ndarray:
-    """Foreground probability of the output block of ``size`` voxels at ``start``: (X, Y, Z) float32."""
+    """Foreground probability of the output blocks of ``size`` voxels at ``starts``: (B, X, Y, Z) float32."""
     config = network.config
-    corner = [s - config.margin for s in start]
+    corners = [[s - config.margin for s in start] for start in starts]
 
-    def tensor(volume: np.ndarray, first: Sequence[int], edges: Sequence[int], step: int = 1) -> torch.Tensor:
-        return torch.from_numpy(crop(volume, first, edges, step))[None, None].to(machine.device)
+    def tensor(volume: np.ndarray, firsts: list[list[int]], edges: list[int], step: int = 1) -> torch.Tensor:
+        crops = np.stack([crop(volume, first, edges, step) for first in firsts])
+        return torch.from_numpy(crops)[:, None].to(machine.device)
 
     edges = [n + 2 * config.margin for n in size]
-    low = [
-        tensor(image, [config.low_start(c, f) for c in corner], [config.low_size(n, f) for n in size], f)
-        for f in config.low_factors
-    ]
-    current = tensor(image, corner, edges)
-    before = None if prior is None else tensor(prior, corner, edges)
+    low = []
+    for f in config.low_factors:
+        coarse = [[config.low_start(c, f) for c in corner] for corner in corners]
+        low.append(tensor(image, coarse, [config.low_size(n, f) for n in size], f))
+    current = tensor(image, corners, edges)
+    before = None if prior is None else tensor(prior, corners, edges)
     with machine.autocast():
-        return network.probabilities(current, low, before)[0, 1].float().cpu().numpy()
+        return network.probabilities(current, low, before)[:, 1].float().cpu().numpy()
 
 
 # ------------------------------------------------------------------------------------------- the authors' program

@@ -553,11 +553,9 @@ def fast(network: DeepMedic, machine: Machine, compile: bool | None = None) -> D
 
     What comes back holds these weights until the next call for its configuration. compile: None where a compiler is there;
     False gives the network itself. Pays from some ten volumes on: compiling takes a quarter of a minute. On a GPU, where
-    brains of other sizes would be compiled anew, the network itself, its layout the one that its convolutions like.
+    brains of other sizes would be compiled anew, the network itself.
     """
-    if machine.device != "cpu":
-        return network.to(machine.device, memory_format=torch.channels_last_3d)
-    if compile is False or (compile is None and not has_compiler()):
+    if machine.device != "cpu" or compile is False or (compile is None and not has_compiler()):
         return network
     key = (network.config, machine)
     if key not in _FAST:

@@ -310,7 +310,13 @@ FAULTS = (
     fault(
         "aligned tile one voxel off",
         "inference",
-        ("corner = [s - config.margin for s in start]", "corner = [s - config.margin + 1 for s in start]"),
+        ("corners = [[s - config.margin for s in start]", "corners = [[s - config.margin + 1 for s in start]"),
+        tests="test_inference.py",
+    ),
+    fault(
+        "one tile for both of a pass",
+        "inference",
+        ("for first in firsts])", "for first in firsts[:1] * len(firsts)])"),
         tests="test_inference.py",
     ),
     # ------------------------------------------------------------------------------------- losses
