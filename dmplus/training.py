@@ -1,8 +1,9 @@
 """Optimizer, schedule, checkpoints: from cases to weights, resumable to the same weights at any moment.
 
-A run's folder holds ``config.json``, ``versions.json``, ``history.csv``, ``checkpoint.safetensors`` (parameters, batch
-statistics, optimizer state, step), and at the end ``weights.safetensors`` and ``result.json``. Randomness depends on
-(seed, step, index), so a run that was stopped and started again takes the same steps.
+A run's folder holds ``config.json``, ``versions.json`` (where these changed on the way, also the earlier ones),
+``history.csv``, ``checkpoint.safetensors`` (parameters, batch statistics, optimizer state, step), and at the end
+``weights.safetensors`` and ``result.json``. Randomness depends on (seed, step, index), so a run that was stopped and started
+again takes the same steps.
 """
 
 from __future__ import annotations
@@ -407,10 +408,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if done == 0:
         write_json(folder / "config.json", config)
-    write_json(
-        folder / "versions.json",
-        versions() | {"device": machine.device, "precision": machine.precision, "why": machine.why},
-    )
+    last = config.steps if stop_after is None else min(stop_after, config.steps)
+    if done < last:
+        _note_versions(folder, machine, done)
     volumes = training if isinstance(training, Volumes) else prepared(training, machine)
     sampler = Sampler(volumes, config.network, config.sampling, seed=config.seed)
     held_out = [c.normalised() for c in validation]
@@ -430,7 +430,6 @@ def train(
     seen: list[dict[str, float]] = []
     unread: list[dict[str, Tensor]] = []  # of steps that a GPU may not have finished
     begun, before = time.monotonic(), history[-1]["seconds"] if history else 0.0
-    last = config.steps if stop_after is None else min(stop_after, config.steps)
     for step in range(done, last):
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step)
@@ -634,6 +633,19 @@ def _checkpoint(
         )
     with replacing(folder / "history.csv") as part:
         pd.DataFrame(history).to_csv(part, index=False)
+
+
+def _note_versions(folder: Path, machine: Machine, done: int) -> None:
+    """``versions.json``: with what the run goes on; where that has changed on the way, ``earlier`` lists what it was before."""
+    path = folder / "versions.json"
+    now = versions() | {"device": machine.device, "precision": machine.precision, "why": machine.why}
+    if done and path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        earlier = before.pop("earlier", [])
+        if {k: v for k, v in before.items() if k != "why"} != {k: v for k, v in now.items() if k != "why"}:
+            earlier.append({"until_step": done} | before)
+        now |= {"earlier": earlier} if earlier else {}
+    write_json(path, now)
 
 
 def _resume(

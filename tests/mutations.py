@@ -387,6 +387,12 @@ FAULTS = (
         "loss weights swapped for 1 and 1", "training", ("config.weight_detection * parts", "1.0 * parts"), tests=STEP
     ),
     fault(
+        "an earlier machine forgotten",
+        "training",
+        ('earlier = before.pop("earlier", [])', 'earlier = before.pop("earlier", []) and []'),
+        tests="test_training.py::test_a_run_that_changes_its_machine_says_so",
+    ),
+    fault(
         "BCE by way of a probability that rounds to 1",
         "training",
         ('exact = segmentation == "bce" and config.form == "paper"', "exact = False"),

@@ -169,6 +169,25 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path, cases, monkeypa
     assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in whole.state_dict().items())
 
 
+def test_a_run_that_changes_its_machine_says_so(tmp_path, cases):
+    """What is written when it goes on must not hide what it was begun with, nor what finds it finished count."""
+
+    def go_on(why, stop=None, **changes):
+        train(SMALL, cases[:3], [], tmp_path, machine=dataclasses.replace(CPU, why=why, **changes), stop_after=stop,
+              progress=False)  # fmt: skip
+        return json.loads((tmp_path / "versions.json").read_text(encoding="utf-8"))
+
+    first = go_on("a", 1)
+    assert first["precision"] == "float32" and "earlier" not in first
+    assert go_on("b", 2) == first | {"why": "b"}  # a probe that came out another way is no other machine
+    changed = go_on("c", 4, precision="bfloat16")
+    assert changed["precision"] == "bfloat16" and changed["earlier"] == [{"until_step": 2} | first | {"why": "b"}]
+    back = go_on("d")
+    before = changed.pop("earlier")
+    assert back["earlier"] == [*before, {"until_step": 4} | changed]
+    assert go_on("e", precision="bfloat16") == back  # it was finished
+
+
 def test_whether_a_run_is_compiled_does_not_depend_on_where_it_was_stopped(tmp_path, cases, monkeypatch):
     """Compiled and plain steps round differently, and a resumed run left uncompiled is two or three times slower."""
     asked = []
