@@ -268,7 +268,7 @@ what comes out: a table on the screen, one line per check, OK or FAIL.""",
         "example:\n  dmplus info sens\n\nwhat comes out: JSON on the screen.",
     )
     info.add_argument(
-        "weights", metavar="WEIGHTS", help="a .safetensors file, a TensorFlow checkpoint, or sens, spec, bce (shipped)"
+        "weights", metavar="WEIGHTS", help="a .safetensors file, a TensorFlow checkpoint, or sens, spec (shipped)"
     )
     return top
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -485,7 +485,7 @@ def add_prior_channel(network: DeepMedic) -> DeepMedic:
 
 
 # ------------------------------------------------------------------------------------------- weights files
-SHIPPED = ("sens", "spec", "bce")  #: names of the weights inside the package
+SHIPPED = ("sens", "spec")  #: names of the weights inside the package
 #: Weights of single runs of the experiments (:mod:`dmplus.experiment`), for the notebooks' pictures; "trunk" starts them all.
 EXPERIMENTS = ("trunk", "bce-s0", "jvss-0.995-s0", "jvss-0.5-fresh-path-s0", "jvss-0.5-fresh-channel-s0")
 
@@ -499,7 +499,7 @@ def save(path: str | Path, network: DeepMedic, *, info: dict[str, Any] | None = 
 
 
 def load(source: str | Path, *, device: str = "cpu") -> DeepMedic:
-    """The network of a weights file, or of a shipped one by name ("sens", "spec", "bce"), ready for inference.
+    """The network of a weights file, or of a shipped one by name ("sens", "spec"), ready for inference.
 
     A checkpoint of the authors' program (its prefix or its ``.index``) will do, if it has the released configuration;
     for others there is :func:`dmplus.tf_checkpoint.load_network`. Raises ``InputError`` for a file that is missing, damaged
@@ -539,6 +539,12 @@ def info(source: str | Path) -> dict[str, Any]:
         config = tf_checkpoint.network_config(source)
         return {"network": dataclasses.asdict(config), "info": tf_checkpoint.describe(source, config)}
     return _header(weights_path(source))
+
+
+def loss_in_words(about: Mapping[str, Any]) -> str:
+    """The loss that the notes of a weights file (``info(name)["info"]``) tell of: "JVSS, alpha 0.5" or "BCE"."""
+    loss, alpha = str(about["loss"]).upper(), about.get("alpha")
+    return loss if alpha is None else f"{loss}, alpha {alpha:g}"
 
 
 def card() -> dict[str, Any]:

@@ -93,7 +93,7 @@ def networks_in_words(r: Results) -> str:
         said = network.info(source)
         about, prior = said["info"], PRIORS[said["network"]["prior"]]
         card.append(
-            f"{SOURCES[source]} alpha {about['alpha']:g}, {prior}, threshold {about['threshold_folded_in']:.2f}"
+            f"{SOURCES[source]} {network.loss_in_words(about)}, {prior}, threshold {_threshold(about['threshold_folded_in'])}"
         )
     return (
         f"In the tables: {'; '.join(rows)}; the three that vote are {', '.join(experiment.VOTERS)}.\n"

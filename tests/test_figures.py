@@ -334,7 +334,7 @@ def subject() -> object:
     return Subject(
         case=case, found=found, reference=reference, tier_of=np.array([2]), false=np.array([2]),
         lookalikes=np.zeros(SHAPE, np.uint8), weeks=9, rule="a toy", level=10, slab=case, slab_found=found,
-        config=preset("quick", prior="path"), loss="jvss", alpha=(0.995, 0.5),
+        config=preset("quick", prior="path"), losses=("JVSS, alpha 0.995", "JVSS, alpha 0.5"),
     )  # fmt: skip
 
 

@@ -29,9 +29,16 @@ def test_files_load_and_are_small():
         total += network.weights_path(name).stat().st_size
     assert total <= 10e6
     sens, spec = (network.info(n)["info"] for n in ("sens", "spec"))
-    assert sens["alpha"] > spec["alpha"]
+    assert spec["loss"] == "bce" or sens["alpha"] > spec["alpha"]
     assert sens["budget_fp_per_volume"] <= 10 and sens["validation"]["fp_per_volume"] <= sens["budget_fp_per_volume"]
     assert spec["validation"]["fp_per_volume"] <= spec["budget_fp_per_volume"]
+
+
+def test_the_loss_of_weights_in_words():
+    for name in network.SHIPPED:
+        about = network.info(name)["info"]
+        assert network.loss_in_words(about) == f"JVSS, alpha {about['alpha']}"
+    assert network.loss_in_words({"loss": "bce", "alpha": None}) == network.loss_in_words({"loss": "bce"}) == "BCE"
 
 
 def test_model_card_is_computed_from_the_numbers():
@@ -80,7 +87,7 @@ def test_sensitive_weights_in_both_slots_confirm_everything(index):
 
 
 def test_shifting_the_threshold_moves_half_there():
-    net = network.load("bce")
+    net = network.load("sens")
     case = ball_case(0).normalised()
     before = predict_volume(net, case.image, prior=case.prior, mask=case.mask, machine=CPU)
     level = float(np.quantile(before[case.mask], 0.999))  # some voxels lie on either side, whatever the weights
@@ -128,9 +135,20 @@ def test_the_most_sensitive_network_within_the_budget_is_chosen():
         shipped.choose({k: tables[k] for k in "ab"}, 0.05)
 
 
+def test_a_scored_network_is_not_scored_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "LEVELS", shipped.LEVELS[::12])
+    path, cases = tmp_path / "validation.json", [ball_case(0)]
+    first = shipped._kept(path, network.load("sens"), cases, CPU)
+    monkeypatch.setattr(shipped, "along", lambda *_, **__: pytest.fail("scored again"))
+    pd.testing.assert_frame_equal(shipped._kept(path, network.load("sens"), cases, CPU), first, check_exact=True)
+    monkeypatch.setattr(shipped, "along", lambda *_, **__: first.tail(3))
+    monkeypatch.setattr(shipped, "LEVELS", shipped.LEVELS[-3:])  # another list: the old table does not answer
+    assert len(shipped._kept(path, network.load("sens"), cases, CPU)) == 3
+
+
 def test_a_network_is_followed_along_its_thresholds(monkeypatch):
     monkeypatch.setattr(shipped, "LEVELS", shipped.LEVELS[::12])
-    net = network.load("bce")
+    net = network.load("sens")
     found = shipped.along(net, [ball_case(i) for i in range(3)], machine=CPU)
     assert len(found) == len(shipped.LEVELS) and found["threshold"].is_monotonic_increasing
     assert found["sensitivity"].between(0, 1).all() and found["sensitivity"].is_monotonic_decreasing

@@ -68,15 +68,15 @@ def draw_flow(who: Subject) -> Figure:
 
     # two maps, their union, two tiers
     words.text(5.75, 0.9, "3  Trained twice", **BOLD)
-    words.text(5.75, 1.14, f"{who.loss.upper()} loss: two sets of\nweights, two maps", **TEXT)
+    words.text(5.75, 1.14, "two losses: two sets of\nweights, two maps", **TEXT)
     inside = who.slab_found.tiers[:, :, who.level] > 0
     inside = inside if inside.any() else who.slab.mask[:, :, who.level]
     corners = np.argwhere(inside)
     window = (corners.min(0) + corners.max(0)) // 2, inside
     side = 1.5
     for name, text, top, y in (
-        ("sens", f"{SENS}: larger α, {who.alpha[0]:g}", 1.85, 2.35),
-        ("spec", f"{SPEC}: smaller α, {who.alpha[1]:g}", 3.95, 2.75),
+        ("sens", f"{SENS}: {who.losses[0]}", 1.85, 2.35),
+        ("spec", f"{SPEC}: {who.losses[1]}", 3.95, 2.75),
     ):
         words.text(5.75, top - 0.23, text, **TEXT)
         axes = panel(figure, 5.75, top, side, side)

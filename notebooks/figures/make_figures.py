@@ -52,10 +52,11 @@ def choose() -> Subject:
         tiers, lesions = slab_found.tiers[:, :, z], slab_found.labels[:, :, z]
         return bool(true[:, :, z].any()), len(np.unique(tiers)), len(np.unique(true[:, :, z])), len(np.unique(lesions))
 
+    sensitive, specific = (network.loss_in_words(n) for n in notes)
     return Subject(
         case=visit.case, found=found, reference=reference, tier_of=tier_of, false=false, lookalikes=visit.lookalikes,
         weeks=round((days[-1] - days[-2]) / 7), rule=rule, level=max(range(reference.shape[2]), key=shown),
-        slab=slab, slab_found=slab_found, config=sens.config, loss=notes[0]["loss"], alpha=(notes[0]["alpha"], notes[1]["alpha"]),
+        slab=slab, slab_found=slab_found, config=sens.config, losses=(sensitive, specific),
     )  # fmt: skip
 
 
@@ -79,8 +80,8 @@ def flow_words(who: Subject) -> str:
         f"The flow of dmplus, with pictures of the synthetic patient {who.case.patient}: the current scan at full resolution "
         f"and on grids {' and '.join(map(str, config.low_factors))} times coarser, and the earlier scan, each enter a path "
         f"of {len(config.features)} layers of 3³ (receptive field {config.receptive_field}³); the paths are joined, "
-        "layers of 1³ follow, then a softmax of two classes. Two sets of weights, M_sens (larger α = "
-        f"{who.alpha[0]:g}) and M_spec (smaller α = {who.alpha[1]:g}), give two probability maps. Their union at "
+        "layers of 1³ follow, then a softmax of two classes. Two sets of weights, M_sens "
+        f"({who.losses[0]}) and M_spec ({who.losses[1]}), give two probability maps. Their union at "
         f"{THRESHOLD} is sorted into {figures.headline(who.found)}, listed in lesions.csv and drawn in triage.png."
     )
 

@@ -35,8 +35,7 @@ class Subject:
     slab_found: Triage
     level: int  #: the axial slice of these that is shown
     config: NetworkConfig  #: of both networks
-    loss: str  #: they were trained with, at ``alpha`` of (M_sens, M_spec)
-    alpha: tuple[float, float]
+    losses: tuple[str, str]  #: that M_sens and M_spec were fine-tuned with, in words
 
     def tier(self, lesion: int) -> str:
         """Tier in words of a lesion in ``found``."""
