@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import ndimage
 
 from dmplus.runtime import InputError, replacing
-from dmplus.triage import Triage
+from dmplus.triage import Triage, probability_words
 from dmplus.volume import Case
 
 if TYPE_CHECKING:
@@ -476,9 +476,9 @@ def _facts(axes: Axes, row: object, top: float, *, earlier: bool) -> None:
         0.52, top + 0.12, row.tier, fontsize=10, fontweight="bold", va="center",
         bbox={"facecolor": TIER_LINES[row.tier][0], "edgecolor": "none", "boxstyle": "round,pad=0.25"},
     )  # fmt: skip
-    peak = f"peak probability {row.peak_probability:.2f}"
+    peak = f"peak probability {probability_words(row.peak_probability)}"
     if not np.isnan(row.peak_spec):
-        peak += f"\n  sensitive {row.peak_sens:.2f}, specific {row.peak_spec:.2f}"
+        peak += f"\n  sensitive {probability_words(row.peak_sens)}, specific {probability_words(row.peak_spec)}"
     if row.seen_by == "spec":
         peak += "\n  seen by the specific model alone"
     facts = [volume_words(row.volume_mm3) + f", {place_words(row.x_mm, row.y_mm, row.z_mm)}", peak]
@@ -656,7 +656,7 @@ def lesion_rows(triage: Triage) -> pd.DataFrame:
             "lesion": table["lesion"],
             "tier": table["tier"],
             "volume": [volume_words(v) for v in table["volume_mm3"]],
-            "peak probability": table["peak_probability"].map("{:.2f}".format),
+            "peak probability": table["peak_probability"].map(probability_words),
             "where": [place_words(*p) for p in table[["x_mm", "y_mm", "z_mm"]].to_numpy(float)],
             "change": [
                 change_words(*row)

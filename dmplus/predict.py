@@ -22,7 +22,7 @@ import pandas as pd
 
 from dmplus import metrics, runtime
 from dmplus.runtime import InputError
-from dmplus.triage import GROWING, SHRINKING, THRESHOLD, TOLERANCE_MM, Triage, triage_case
+from dmplus.triage import GROWING, SHRINKING, THRESHOLD, TOLERANCE_MM, Triage, probability_words, triage_case
 from dmplus.volume import CaseFiles, Grid, read_case, read_cohort, read_image, read_label, write_nifti
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def summary(found: Triage, report: dict[str, Any], out: str | Path) -> str:
         place = ", ".join(f"{v:.1f}" for v in (row.x_mm, row.y_mm, row.z_mm))
         lines.append(
             f"  {row.lesion:>3}  {row.tier:<9}  {row.volume_mm3:>9.1f} mm3  at ({place}) mm  "
-            f"peak {row.peak_probability:.2f}  {row.change}"
+            f"peak {probability_words(row.peak_probability):<8}  {row.change}"
         )
     if len(found.lesions) > 12:
         lines.append(f"  and {len(found.lesions) - 12} more in lesions.csv")

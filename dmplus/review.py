@@ -20,7 +20,7 @@ from scipy import ndimage
 from dmplus import figures
 from dmplus.matching import label_lesions, match_lesions
 from dmplus.runtime import InputError, replacing
-from dmplus.triage import CONFIRMED, Triage
+from dmplus.triage import CONFIRMED, Triage, probability_words
 from dmplus.volume import Case
 from dmplus.widgets import Viewer, picture_class
 
@@ -70,7 +70,7 @@ class Review:
         shown = triage.lesions[triage.lesions["tier"].isin(self.tiers)]
         shown = shown.sort_values("peak_probability", ascending=False, kind="stable")
         facts = ["lesion", "tier", "volume_mm3", "x_mm", "y_mm", "z_mm", "peak_probability"]
-        self.table = shown[facts].round({"volume_mm3": 1, "x_mm": 1, "y_mm": 1, "z_mm": 1, "peak_probability": 4})
+        self.table = shown[facts].round({"volume_mm3": 1, "x_mm": 1, "y_mm": 1, "z_mm": 1, "peak_probability": 6})
         self.table = self.table.reset_index(drop=True).assign(decision="", seconds=0.0)
         self.table.insert(0, "case", self.case.name)
         self.position = self._next_open(-1)
@@ -159,7 +159,7 @@ class Review:
             true = bool((self.case.label[own] > 0).any())  # type: ignore[index]
             right = "yes" if (row.decision == "accept") == true else "no"
             truth = "metastasis" if true else lies_there(lookalikes, own)
-            lines.append((row.lesion, f"{row.peak_probability:.4f}", row.decision, truth, right))
+            lines.append((row.lesion, probability_words(row.peak_probability), row.decision, truth, right))
         return pd.DataFrame(lines, columns=["lesion", "peak", "decision", "in truth", "right"]).set_index("lesion")
 
     def describe(self) -> str:
@@ -174,9 +174,10 @@ class Review:
         row = self.table.loc[self.position]
         facts = self.triage.lesions.set_index("lesion").loc[row["lesion"]]
         change = figures.change_words(facts["change"], facts["volume_ratio"], facts["prior_volume_mm3"])
+        peak = probability_words(row["peak_probability"])
         return (
             f"{self.case.name}, lesion {row['lesion']} ({row['tier']}): {figures.volume_words(row['volume_mm3'])}, "
-            f"{figures.place_words(row['x_mm'], row['y_mm'], row['z_mm'])}, peak {row['peak_probability']:.2f}, {change}; "
+            f"{figures.place_words(row['x_mm'], row['y_mm'], row['z_mm'])}, peak {peak}, {change}; "
             f"{left} to decide ({far})"
         )
 

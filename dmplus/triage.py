@@ -10,6 +10,7 @@ lesions seen by M_spec alone are counted here, and shown.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -233,6 +234,17 @@ def _centres(labels: np.ndarray, n: int, affine: np.ndarray) -> np.ndarray:
     voxels = np.maximum(np.bincount(ids, minlength=n + 1)[1:], 1)
     index = [np.bincount(ids, i, minlength=n + 1)[1:] / voxels for i in np.unravel_index(where, labels.shape)]
     return np.stack(index, axis=1) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def probability_words(p: float) -> str:
+    """'0.62', but as many digits as tell it from 1: '0.996', '0.9996', '> 0.9999'. Never rounded up to the next."""
+    p = round(float(p), 6)  # a float32 of 0.9996 is a little less
+    if p <= 0.99:
+        return f"{p:.2f}"
+    if p > 0.9999:
+        return "> 0.9999"
+    digits = 4 if p > 0.999 else 3
+    return f"{math.floor(p * 10**digits + 1e-6) / 10**digits:.{digits}f}"
 
 
 def _peaks(prob: np.ndarray, where: np.ndarray, ids: np.ndarray, n: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from dmplus import network
 from dmplus.grid import Grid
 from dmplus.metrics import STRATA
 from dmplus.runtime import InputError, Machine, rng
-from dmplus.triage import COLUMNS, Triage, triage, triage_case
+from dmplus.triage import COLUMNS, Triage, probability_words, triage, triage_case
 from dmplus.volume import Case
 
 SHAPE = (40, 42, 44)
@@ -361,3 +361,12 @@ def test_a_network_without_prior_path_runs_on_a_case_with_prior():
     with_prior, without = (triage_case(scan(p), plain, plain, machine=CPU) for p in (True, False))
     assert np.array_equal(with_prior.prob_sens, without.prob_sens)
     assert with_prior.earlier is not None and without.earlier is None
+
+
+def test_a_peak_in_words_is_told_from_certainty_and_never_rounded_up():
+    said = {
+        0.0: "0.00", 0.6249: "0.62", 0.99: "0.99", 0.9949: "0.994", 0.996: "0.996", 0.99899: "0.998", 0.999: "0.999",
+        0.9996: "0.9996", 0.99989: "0.9998", 0.9999: "0.9999", 0.99995: "> 0.9999", 1.0: "> 0.9999",
+    }  # fmt: skip
+    assert {p: probability_words(p) for p in said} == said
+    assert probability_words(np.float32(0.9996)) == "0.9996"

@@ -8,7 +8,7 @@ import textwrap
 import numpy as np
 from dmplus import figures, synthetic
 from dmplus.network import NetworkConfig
-from dmplus.triage import CANDIDATE, CONFIRMED, THRESHOLD, Triage
+from dmplus.triage import CANDIDATE, CONFIRMED, THRESHOLD, Triage, probability_words
 from dmplus.volume import Case
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -100,7 +100,8 @@ def facts(who: Subject, inside: np.ndarray, true: bool) -> tuple[str, str, str]:
     number = " + ".join(str(k) for k in rows["lesion"]) + " " if len(rows) else ""
     tier = "missed" if rows.empty else "confirmed" if (rows["tier"] == "confirmed").any() else "candidate"
     area = inside if rows.empty else np.isin(who.found.labels, rows["lesion"])
-    peaks = f"peak {SENS} {who.found.prob_sens[area].max():.2f}, {SPEC} {who.found.prob_spec[area].max():.2f}"
+    sensitive, specific = (probability_words(m[area].max()) for m in (who.found.prob_sens, who.found.prob_spec))
+    peaks = f"{SENS} {sensitive}, {SPEC} {specific}"
     if true:
         name, volume = "metastasis", f"reference {figures.volume_words(inside.sum())}"
     else:
@@ -193,6 +194,6 @@ def key(words: Axes, left: float, top: float) -> None:
         words.fill_between([left, left + 0.55], y - 0.13, y + 0.13, color="#555555")
         words.plot([left + 0.05, left + 0.5], [y, y], color=colour, ls=dash, lw=2.2)
         words.text(left + 0.68, y, text, fontsize=10.5, va="center", linespacing=1.2)
-    below = "Numbers are those of the lesion table. Below:\neach lesion now and, right of it, before."
+    below = "Numbers as in the lesion table. Below: each lesion\nnow and, right of it, before; peak probabilities."
     words.text(left, top + 2.72, below, fontsize=10.5, va="top")
     words.text(left, top + 3.3, "Research and teaching: not for clinical use.", fontsize=10.5, va="bottom", color=GREY)
