@@ -194,6 +194,6 @@ def key(words: Axes, left: float, top: float) -> None:
         words.fill_between([left, left + 0.55], y - 0.13, y + 0.13, color="#555555")
         words.plot([left + 0.05, left + 0.5], [y, y], color=colour, ls=dash, lw=2.2)
         words.text(left + 0.68, y, text, fontsize=10.5, va="center", linespacing=1.2)
-    below = "Numbers as in the lesion table. Below: each lesion\nnow and, right of it, before; peak probabilities."
+    below = "Numbers as in the lesion table. Below: each\nlesion now and before, its peak probabilities."
     words.text(left, top + 2.72, below, fontsize=10.5, va="top")
     words.text(left, top + 3.3, "Research and teaching: not for clinical use.", fontsize=10.5, va="bottom", color=GREY)
