@@ -60,8 +60,8 @@ _TUNING = training.quick_config(
     prior="path", loss="jvss", steps=1000, batch=10, learning_rate=TUNING_RATE, validate_every=0, seed=13
 )
 #: The fine-tunings. VSS is linear in a segment's peak, so that its optimum is 0 or 1 even where lesions and look-alikes cannot
-#: be told apart: on validation 1.7 false positives a volume of JVSS 0.5 stay above 0.999999. BCE, a proper score, was to bring
-#: such places down. After so long a training with VSS it does so less than the small alpha (the card's table of choices).
+#: be told apart: some stay above the surest threshold. BCE, a proper score, brings them down, but metastases with them,
+#: so that within the smaller budget it finds less than the small alpha (the card's table of choices).
 TUNED = {f"jvss-{a:g}": dataclasses.replace(_TUNING, alpha=a) for a in ALPHAS}
 TUNED["bce"] = dataclasses.replace(_TUNING, loss="bce")
 
@@ -104,10 +104,8 @@ def make(cohort: Path, runs: Path, *, out: Path, machine: Machine, compile: bool
     }
     names = list(TUNED)
     chosen = {"sens": choose({n: tables[n] for n in names[:-1]}, CANDIDATES)}
-    smaller = names[
-        names.index(chosen["sens"][0]) + 1 :
-    ]  # two models, as the paper's: else it is one with two thresholds
-    chosen["spec"] = choose({n: tables[n] for n in smaller}, FALSE_POSITIVES)
+    after = names[names.index(chosen["sens"][0]) + 1 :]  # two models, as the paper's, not one with two thresholds
+    chosen["spec"] = choose({n: tables[n] for n in after}, FALSE_POSITIVES)
     models = {}
     for role in network.SHIPPED:
         name, point = chosen[role]
@@ -126,7 +124,10 @@ def make(cohort: Path, runs: Path, *, out: Path, machine: Machine, compile: bool
         "trainings": {name: json.loads((runs / name / "versions.json").read_text(encoding="utf-8")) for name in trainings},
         "tilings": tilings(network.load(out / "sens.safetensors"), test[:10], machine),
         "volumes": {"sites": len(files), "validation": len(validation), "test": len(test)},
-        "choice": {n: {r: _best(t, b) for r, b in (("sens", CANDIDATES), ("spec", FALSE_POSITIVES))} for n, t in tables.items()},
+        "choice": {
+            n: {"sens": _best(t, CANDIDATES), "spec": _best(t, FALSE_POSITIVES), "surest": t.iloc[-1].to_dict()}
+            for n, t in tables.items()
+        },
         "parameters": sum(p.numel() for p in network.load(out / "sens.safetensors").parameters()),
         "minutes": sum(h.seconds.iloc[-1] for h in histories) / 60,
     }  # fmt: skip
@@ -172,7 +173,7 @@ def along(net: DeepMedic, cases: Sequence[Case], *, machine: Machine) -> pd.Data
 
 
 def _kept(path: Path, net: DeepMedic, cases: Sequence[Case], machine: Machine) -> pd.DataFrame:
-    """:func:`along`, read from ``path`` if an earlier call wrote it there (ten minutes a network on two cores)."""
+    """:func:`along`, read from ``path`` if an earlier call wrote it there (minutes a network on two cores)."""
     if path.exists():
         kept = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
         if np.array_equal(kept["threshold"], LEVELS):  # else of another list
@@ -292,21 +293,23 @@ def card_text(card: dict[str, Any]) -> str:
             f"at most {m['budget_fp_per_volume']:g} false positives a volume: threshold {m['threshold_folded_in']:.6g} "
             f"(sensitivity {v['sensitivity']:.3f} at {v['fp_per_volume']:.2f})"
         )
-        loss = m["loss"] if m["alpha"] is None else f"{m['loss']}, α = {m['alpha']:g}"
-        lines.append(f"| `{name}` | {loss} | {m['segments']:,} | {point} |")
+        lines.append(f"| `{name}` | {network.loss_in_words(m)} | {m['segments']:,} | {point} |")
     lines += [
         "",
         "Of these fine-tunings `sens` is the most sensitive within its budget, the last one aside, and `spec` the most sensitive",
         "within its own among those after it. They and their thresholds were chosen on validation alone:",
         "",
-        f"| fine-tuned with | sensitivity within {CANDIDATES:g} false positives a volume | within {FALSE_POSITIVES:g} |",
-        "|---|---|---|",
+        f"| fine-tuned with | sensitivity within {CANDIDATES:g} false positives a volume | within {FALSE_POSITIVES:g} | "
+        f"left at {LEVELS[-1]:.6g} |",
+        "|---|---|---|---|",
     ]
     for name, points in card["choice"].items():
         cells = [
             f"{p['sensitivity']:.3f} (threshold {p['threshold']:.6g})" if p else "–"
             for p in (points["sens"], points["spec"])
         ]
+        least = points["surest"]
+        cells.append(f"{least['sensitivity']:.3f} with {least['fp_per_volume']:.2f}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
         "",

@@ -237,7 +237,7 @@ def _centres(labels: np.ndarray, n: int, affine: np.ndarray) -> np.ndarray:
 
 
 def probability_words(p: float) -> str:
-    """'0.62', but as many digits as tell it from 1: '0.996', '0.9996', '> 0.9999'. Never rounded up to the next."""
+    """'0.62', but as many digits as tell it from 1: '0.996', '0.9996', '> 0.9999'. Above 0.99 never rounded up."""
     p = round(float(p), 6)  # a float32 of 0.9996 is a little less
     if p <= 0.99:
         return f"{p:.2f}"
