@@ -15,7 +15,7 @@ import numpy as np
 
 from dmplus import figures
 from dmplus.runtime import InputError
-from dmplus.triage import Triage
+from dmplus.triage import Triage, probability_words
 from dmplus.volume import Case
 
 if TYPE_CHECKING:
@@ -127,9 +127,9 @@ class Viewer:
     def at(self, right: float, down: float) -> str:
         """What is there, in words: the voxel, both probabilities, and the lesion with its tier, volume and change."""
         voxel = self.voxel(right, down)
-        text = f"voxel {voxel}: sensitive model {self.triage.prob_sens[voxel]:.2f}"
+        text = f"voxel {voxel}: sensitive model {probability_words(self.triage.prob_sens[voxel])}"
         if self.triage.prob_spec is not None:
-            text += f", specific model {self.triage.prob_spec[voxel]:.2f}"
+            text += f", specific model {probability_words(self.triage.prob_spec[voxel])}"
         number = int(self.triage.labels[voxel])
         if number == 0:
             return text + "; no lesion here"

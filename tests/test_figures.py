@@ -248,6 +248,8 @@ def test_a_click_answers_for_the_voxel_under_it() -> None:
     said = view.at((column + 0.5) / columns, (row + 0.5) / rows)
     assert "sensitive model 0.90, specific model 0.80; lesion 1, confirmed, 0.12 cm³, growing" in said
     assert view.at(0.0, 0.0).endswith("no lesion here") and view.at(1.0, 1.0).endswith("no lesion here")
+    found.prob_sens[target] = 0.9996  # as the shipped models say: two decimals would make it certain
+    assert "sensitive model 0.9996, specific" in view.at((column + 0.5) / columns, (row + 0.5) / rows)
 
 
 def test_the_viewer_refuses_a_triage_of_another_case() -> None:
