@@ -502,7 +502,7 @@ def claims_table(r: Results) -> pd.DataFrame:
     lines = []
     for c in claims(r):
         e = c.ours or estimate(math.nan, np.array([math.nan]))
-        seeds = max((len(g) for g in c.counts), default=0)
+        seeds = min((len(g) for g in c.counts), default=0)  # of the side with fewer
         null = " to ".join("" if math.isinf(x) else f"{x:.4g}" for x in c.null)
         lines.append(
             (c.claim, c.paper, e.value, e.low, e.high, null, *_n(c.counts), seeds, verdict(c.ours, c.null), c.why)

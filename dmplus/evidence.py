@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ import pandas as pd
 
 from dmplus import figures, paper, results, scoring, synthetic
 from dmplus.claims import EQUAL, areas, curve_over_alpha, losses_over_alpha
+from dmplus.experiment import trunk_config
 from dmplus.matching import label_lesions
 from dmplus.notebooks import notebooks_folder
 from dmplus.results import Estimate, Results, compare, of, pooled
+from dmplus.review import LIES_THERE
 from dmplus.runtime import InputError
 from dmplus.scoring import HALF, LEVELS
 from dmplus.volume import Case
@@ -89,32 +92,39 @@ NAMES = {"bce": "BCE", "jvss": "JVSS", "sse_bce": "SSE + BCE", "sse": "SSE"}
 
 
 def trainings(runs: pd.DataFrame) -> pd.DataFrame:
-    """What was trained, a row per loss, segment edge, weights and length: alphas, trainings, minutes (median), on what.
+    """What was trained, a row per loss, segment edge, weights and length: alphas, trainings, minutes (the median; fewest to most
+    where they differ by half or more), on what (for a training that changed its machine, the last one).
 
     runs: rows of ``Results.runs``. Weights are those of the detection part (VSS or SSE) and of BCE; "–" where there is none.
     """
     lines = []
     parts = ["loss", "segment", "detection", "segmentation", "segments", "device"]
     for (loss, edge, detection, own, segments, device), each in runs.groupby(parts, sort=False):
+        minutes = each["train_seconds"] / 60
+        spread = minutes.max() >= 1.5 * minutes.min()
         lines.append({
             "loss": NAMES.get(loss, loss), "edge of a segment": edge,
             "alpha": "–" if loss == "bce" else ", ".join(f"{a:g}" for a in sorted(set(each["alpha"]), reverse=True)),
             "weight of VSS or SSE": "–" if loss == "bce" else f"{detection:.2g}",
             "weight of BCE": "–" if loss == "sse" else f"{own:.2g}", "trainings": len(each),
-            "segments": segments, "minutes": float(f"{each['train_seconds'].median() / 60:.2g}"),
+            "segments": segments,
+            "minutes": f"{minutes.min():.2g} to {minutes.max():.3g}" if spread else f"{minutes.median():.2g}",
             "on": "GPU" if device == "cuda" else "CPU",
         })  # fmt: skip
     return pd.DataFrame(lines).set_index("loss")
 
 
 def length_in_words(r: Results, name: str) -> str:
-    """How long a run was trained, and the run that it started from."""
+    """How long a run was trained, and before it the network that it started from."""
     runs = r.runs.drop_duplicates("run").set_index("run")
     if name not in runs.index:
         return f"{name} was not run"
     run = runs.loc[name]
     first = runs["segments"].get(run["start"])
     trunk = "" if first is None else f"{int(first):,} segments of its trunk, then "
+    if run["start"] == "trunk":
+        config = trunk_config()
+        trunk = f"{config.batch * config.steps:,} segments of {config.sampling.segment}³ as the trunk (BCE), then "
     return f"trained on {trunk}{int(run['segments']):,} segments with its own loss"
 
 
@@ -136,6 +146,15 @@ def moved_in_words(table: pd.DataFrame, one: str, other: str) -> str:
         precision[loss] = float(row["precision"].split()[0]), row["paper prec."]
     (a, paper_a), (b, paper_b) = precision[one], precision[other]
     return f"from {one} to {other} our precision goes from {a:.2f} to {b:.2f}, the paper's from {paper_a} to {paper_b}"
+
+
+def areas_in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`dmplus.claims.table_of_areas`, by loss, for a notebook: each number with its interval in one cell."""
+    words = {"alphas": table["alphas"]}
+    for column, head in (("mean_precision", "mean precision"), ("area", "area from 0 to 1")):
+        each = table[[column, f"{column}_low", f"{column}_high"]].to_numpy(float)
+        words[head] = ["{:.3f} [{:.3f}, {:.3f}]".format(*row) for row in each]
+    return pd.DataFrame(words, index=table.index)
 
 
 def papers_areas() -> str:
@@ -236,7 +255,7 @@ def _gain_at(budget: float, a: results.Pooled, b: results.Pooled) -> Estimate:
 def ahead_at_budgets(
     r: Results, groups: Mapping[str, Sequence[str]], *, budgets: Sequence[float] = (1, 4, 10), against: str
 ) -> str:
-    """In words, at which budgets a group is surely ahead of ``against`` (or behind): where the interval excludes 0."""
+    """In words, at which budgets a group is ahead of ``against`` (or behind): where the interval excludes 0."""
     both = {label: pooled(r.group(names)) for label, names in groups.items()}
     rival = both.pop(against)
     lines = []
@@ -246,7 +265,7 @@ def ahead_at_budgets(
         behind = [f"{b:g}" for b, e in gains.items() if e.high < 0]
         words = [f"{w} at {', '.join(at)}" for w, at in (("ahead", ahead), ("behind", behind)) if at]
         lines.append(
-            f"{label} against {against}: " + (", ".join(words) or "no difference that is surely not 0 at any of these")
+            f"{label} against {against}: " + (", ".join(words) or "no interval excludes 0 at any of these")
         )
     return "\n".join(lines)
 
@@ -386,7 +405,7 @@ def over_alpha(
     run whose threshold is moved, drawn as a grey line. Left the whole square, right the part where the points lie, precision
     on a logarithmic axis, with the largest and the smallest alpha of each curve.
     """
-    figure, axes = figures.new_figure(6.5, 3.7, columns=2)
+    figure, axes = figures.new_figure(6.5, 4.2, columns=2)
     reached = []
     for axis, close in ((axes[0, 0], False), (axes[0, 1], True)):
         if moved is not None:
@@ -397,7 +416,7 @@ def over_alpha(
             at = [_point(r.group([n], split=split)) for n in names]
             reached += [(x.value, y.value) for x, y in at]
             _crosses(axis, at, number, label)
-            ends = {0: (4, -11), len(names) - 1: (4, 5)} if close else {}  # its largest and its smallest alpha
+            ends = {0: (6, (-3, 3, -9)[number % 3]), len(names) - 1: (4, 5)} if close else {}  # its largest and smallest alpha
             for place, shift in ends.items():
                 alpha = names[place].removeprefix(f"{stem}-").partition("-")[0]
                 corner = [e.value for e in at[place]]
@@ -408,12 +427,12 @@ def over_alpha(
             _crosses(axis, at, number, label)
         axis.set(xlabel="sensitivity (recall)", xlim=(0, 1.02), ylim=(0, 1.02))
     x, y = zip(*reached, strict=True)
-    axes[0, 1].set(yscale="log", xlim=(max(0, min(x) - 0.06), 1.04), ylim=(min(y) / 1.6, min(1.0, max(y) * 1.6)))
+    axes[0, 1].set(yscale="log", xlim=(max(0, min(x) - 0.06), 1.06), ylim=(min(y) / 1.6, min(1.0, max(y) * 1.6)))
     ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if min(y) / 1.6 <= t <= max(y) * 1.6]
     axes[0, 1].set_yticks(ticks, [f"{t:g}" for t in ticks])
     axes[0, 1].minorticks_off()
     axes[0, 0].set(ylabel="precision")
-    axes[0, 0].legend(loc="best", fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
@@ -425,6 +444,7 @@ def _point(counts: np.ndarray) -> tuple[results.Estimate, results.Estimate]:
 def _crosses(axis: Axes, at: Sequence[tuple[results.Estimate, results.Estimate]], number: int, label: str) -> None:
     """Points with their intervals in both directions, joined in order."""
     colour, marker, dash = (each[number % len(COLOURS)] for each in (COLOURS, MARKERS, DASHES))
+    dash = dash if len(at) > 1 else "none"
     x, y = ([e[i].value for e in at] for i in (0, 1))
     spread = [[[e[i].value - e[i].low for e in at], [e[i].high - e[i].value for e in at]] for i in (0, 1)]
     axis.errorbar(x, y, xerr=np.maximum(spread[0], 0), yerr=np.maximum(spread[1], 0), color=colour, marker=marker, ls=dash,
@@ -491,7 +511,7 @@ def gains(r: Results, shown: Mapping[str, str], levels: Mapping[str, int]) -> di
 
 
 def gains_in_words(gain: Mapping[str, Estimate]) -> str:
-    """A title for :func:`gains`: where the gain is largest, and every class where there is surely a loss."""
+    """A title for :func:`gains`: where the gain is largest, and every class whose whole interval is a loss."""
     best = max(gain, key=lambda k: gain[k].value)
     losses = [k for k, e in gain.items() if e.high < 0]
     return f"JVSS gains most at {best} cm³" + (f", loses at {' and '.join(losses)} cm³" if losses else "")
@@ -688,7 +708,7 @@ def learning_curve(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivi
     curves: legend → runs of one loss with more and more segments (:func:`lengths`). A run that does not reach the sensitivity
     above the floor of its rows is a cross at the upper edge.
     """
-    figure, axes = figures.new_figure(9.5, 3.8, columns=2)
+    figure, axes = figures.new_figure(6.5, 3.6, columns=2)
     for axis, at in zip(axes[0], (sensitivity, None), strict=True):
         missing = []
         for number, (label, names) in enumerate(curves.items()):
@@ -700,9 +720,9 @@ def learning_curve(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivi
             beside = [n * 1.04**number for n in reached]  # so that bars of one length do not cover each other
             axis.errorbar(beside, y, yerr=spread, color=COLOURS[number], marker=MARKERS[number], ls=DASHES[number],
                           elinewidth=0.8, capsize=3, label=label)  # fmt: skip
-        axis.set(xscale="log", yscale="log", xlabel="segments of 37³ seen in fine-tuning", title=_read_where(at))
+        axis.set(xscale="log", yscale="log", xlabel="thousand segments seen in fine-tuning", title=_read_where(at))
         ticks = sorted({_segments(r, n) for names in curves.values() for n in names})
-        axis.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        axis.set_xticks(ticks, [f"{n / 1000:g}" for n in ticks])
         axis.minorticks_off()
         low, high = axis.get_ylim()
         heights = [t for t in (0.5, 1, 2, 3, 5, 10, 20, 30, 60, 100, 200) if low <= t <= high]
@@ -753,6 +773,61 @@ def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensiti
     return "\n".join(lines)
 
 
+def learning_title(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float = EQUAL) -> str:
+    """A title for :func:`learning_curve`: the loss that was trained longest and gets there, at its first and last length."""
+    at = {k: {n: e for n, e in _along_lengths(r, v, sensitivity).items() if np.isfinite(e.value)} for k, v in curves.items()}
+    label = max((k for k in at if at[k]), key=lambda k: (max(at[k]), len(at[k])))
+    first, *_, last = (f"{e.value:.1f} after {n:,}" for n, e in at[label].items())
+    return f"{label}: false positives a volume at sensitivity {sensitivity:g}, {first} segments, {last}"
+
+
+def by_kind(r: Results, names: Sequence[str]) -> pd.DataFrame:
+    """False positives per volume at 0.5 of runs of more and more segments, a column each, by what lies there."""
+    lies = dict(zip(results.KINDS, LIES_THERE, strict=True))
+    return pd.DataFrame({f"{_segments(r, n):,} segments": r.false_by_kind([n]) for n in names}).rename(lies)
+
+
+def found_in_words(r: Results, names: Sequence[str]) -> str:
+    """The share of the test metastases that runs of more and more segments find at 0.5, all their seeds: "0.81 after 5,000"."""
+    all_seeds = {n: r.seeds(n.rpartition("-s")[0]) for n in names}
+    found = {n: of(results.sensitivity, pooled(r.group(seeds))) for n, seeds in all_seeds.items()}
+    return ", ".join(f"{e.value:.2f} after {_segments(r, n):,}" for n, e in found.items())
+
+
+def leads_in_words(
+    r: Results, curves: Mapping[str, Sequence[str]], rival: Sequence[str], *, sensitivity: float = EQUAL
+) -> str:
+    """Losses against BCE at one sensitivity, after each number of segments that both were trained for: a line per loss.
+
+    curves: legend → runs of one loss with more and more segments (:func:`lengths`); rival: those of BCE. The ratio of false
+    positives with its interval, whether a lead is shown at the last, and the longer lengths that BCE lacks.
+    """
+    others = {_segments(r, n): n for n in rival}
+    lines = []
+    for label, names in curves.items():
+        pairs = {_segments(r, n): (n, others.get(_segments(r, n))) for n in names}
+        ratios = {
+            n: compare(results.fp_at(sensitivity), *(r.group(r.seeds(x.rpartition("-s")[0])) for x in pair), ratio=True)
+            for n, pair in pairs.items()
+            if pair[1]
+        }
+        known = {n: e for n, e in ratios.items() if np.isfinite(e.value)}
+        if not known:
+            continue
+        last = [*known.values()][-1]
+        led = any(e.high < 1 for e in known.values())
+        verdict = "ahead" if last.high < 1 else "behind" if last.low > 1 else f"no lead is shown{' any more' * led}"
+        alone = [f"{n:,}" for n in pairs if n > max(known)]
+        lines += textwrap.wrap(
+            f"{label}, at sensitivity {sensitivity:g}: {', '.join(f'{in_words(e)} after {n:,}' for n, e in known.items())}: "
+            + verdict
+            + (f"; for {' and '.join(alone)} there is no BCE to compare with" if alone else ""),
+            100,
+            subsequent_indent="    ",
+        )
+    return "\n".join(lines)
+
+
 def along_sensitivities(
     r: Results, a: str, b: str, *, sensitivities: Sequence[float] = (EQUAL, 0.9, 0.95, 0.98)
 ) -> pd.DataFrame:
@@ -781,14 +856,14 @@ def lost() -> pd.DataFrame:
 def draw_before_and_after(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
     """BCE on the own segments of the trainings ``before`` (a panel each), and of those of the same name ``after``, if any."""
     names = list(dict.fromkeys(before["run"]))
-    figure, axes = figures.new_figure(3.1 * len(names), 3.2, columns=len(names))
+    figure, axes = figures.new_figure(6.5, 3.2, columns=len(names))
     for axis, name in zip(axes[0], names, strict=True):
         for number, (label, histories) in enumerate((("slope of a rounded p", before), ("slope from logits", after))):
             own = histories[histories["run"] == name]
             axis.plot(own["segments"] / 1000, own["bce"], color=COLOURS[number], ls=DASHES[number], label=label)
-        axis.set(yscale="log", ylim=(0.003, 9), xlabel="thousand segments seen", title=name.removesuffix("-s0"))
+        axis.set(yscale="log", ylim=(0.003, 9), xlabel="thousand segments", title=name.removesuffix("-s0"))
     axes[0, 0].set_ylabel("BCE, mean since the last point")
-    axes[0, -1].legend(loc="upper left")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 

@@ -7,6 +7,7 @@ notebook goes on with :func:`reference`, so that an exercise left open breaks no
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -72,7 +73,7 @@ def _judge(exercise: Exercise, answer: Answer | None) -> tuple[str, str]:
     answers = []
     for arguments in cases:
         try:
-            given = answer(*(a.copy() if isinstance(a, np.ndarray) else a for a in arguments))
+            given = answer(*copy.deepcopy(arguments))  # an answer that sorts a list in place must not sort ours
         except Exception as error:  # whatever a reader's code may raise is told, not passed on
             return "wrong", f"your function raised {type(error).__name__}: {error}, for {_words(arguments)}."
         if given is None:

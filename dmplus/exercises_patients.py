@@ -84,7 +84,8 @@ def _point_cases() -> list[tuple[list[float], list[float], float]]:
     return [
         ([0.5, 0.7, 0.8, 0.9], [0.5, 2.0, 3.9, 9.0], 4.0),
         ([0.5, 0.7, 0.8, 0.9], [0.5, 2.0, 4.2, 9.0], 4.0),  # 4.2 is nearer to 4 than 2
-        ([0.5, 0.7, 0.7, 0.9], [0.5, 3.0, 2.0, 9.0], 4.0),  # equals
+        ([0.5, 0.7, 0.7, 0.9], [0.5, 3.0, 2.0, 9.0], 4.0),  # equals, the better one last
+        ([0.5, 0.7, 0.7], [0.5, 2.0, 3.0], 4.0),  # and first
         ([0.6, 0.9], [5.0, 7.0], 4.0),  # none
         ([0.9, 0.8, 0.6], [4.0, 1.0, 0.2], 4.0),  # exactly the budget, falling order
     ]
@@ -144,6 +145,11 @@ def _difference_unmasked(current: np.ndarray, prior: np.ndarray, mask: np.ndarra
     return z(current) - z(prior)
 
 
+def _difference_of_samples(current: np.ndarray, prior: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    n = np.count_nonzero(mask)
+    return difference(current, prior, mask) * np.sqrt((n - 1) / n)
+
+
 def _difference_turned(current: np.ndarray, prior: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return difference(prior, current, mask)
 
@@ -164,6 +170,7 @@ def _ratio_cases() -> list[tuple[list[float], list[float], float, float]]:
         ([0.5, 0.7, 0.9], [1.0, 2.0, 8.0], 0.7, 4.0),
         ([0.4, 0.6], [0.5, 3.0], 0.8, 4.0),
         ([0.2, 0.6, 0.8], [0.1, 1.0, 5.0], 0.65, 1.0),
+        ([0.5, 0.7, 0.9], [1.0, 2.0, 8.0], 0.9, 4.0),  # its last point is reached
     ]
 
 
@@ -352,6 +359,11 @@ EXERCISES: dict[str, dict[str, Any]] = {
             (_difference_raw, "the two scans have different scales: z-score each inside the mask before you subtract."),
             (_difference_everywhere, "mean and standard deviation are those of the brain: take them inside the mask."),
             (_difference_unmasked, "outside the mask the difference is 0: there is nothing to compare."),
+            (
+                _difference_of_samples,
+                "you divided by n − 1, as `std(ddof=1)` and torch do. In a brain of a million voxels that is the same; here "
+                "take the standard deviation of all voxels inside: `np.std`.",
+            ),
             (_difference_turned, "that is earlier minus now. What is new should come out bright: now minus earlier."),
         ),
     ),

@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import ndimage
 
 from dmplus.runtime import InputError, replacing
-from dmplus.triage import Triage, probability_words
+from dmplus.triage import Triage, change_of, probability_words
 from dmplus.volume import Case
 
 if TYPE_CHECKING:
@@ -68,6 +68,13 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) 
 def titled(figure: Figure, text: str) -> Figure:
     """The figure with a title in this package's style over its first axes, wherever it was made; returns it."""
     figure.axes[0].set_title(text, loc="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def headed(figure: Figure, text: str) -> Figure:
+    """The figure with a title over its whole width, where long names beside the axes or several panels leave none above them, on
+    as many lines as it needs; returns it."""
+    figure.suptitle(textwrap.fill(text, 70), x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
 
 
@@ -507,7 +514,12 @@ def change_words(change: str, ratio: float, prior_volume_mm3: float) -> str:
     """The change since the earlier scan: 'growing: 1.8 × the earlier 0.12 cm³'."""
     if change in ("new", "unknown") or np.isnan(ratio):
         return {"new": "new: not found in the earlier scan", "unknown": "change unknown"}.get(change, change)
-    return f"{change}: {ratio:.2g} × the earlier {volume_words(prior_volume_mm3)}"
+    shown = f"{ratio:.2g}"
+    for digits in (3, 4, 5):  # more where two would round it over a limit: "stable: 0.804", not 0.8; "growing: 1.25", not 1.2
+        if change_of(float(shown)) == change:
+            break
+        shown = f"{ratio:.{digits}g}"
+    return f"{change}: {shown} × the earlier {volume_words(prior_volume_mm3)}"
 
 
 def voxel_in_lesion(triage: Triage, lesion: int) -> np.ndarray:

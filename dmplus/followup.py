@@ -24,6 +24,7 @@ from dmplus.runtime import InputError, Machine, rng
 from dmplus.scoring import LEVELS
 from dmplus.synthetic import CohortConfig
 from dmplus.temporal import CHANNEL, PATH, REACH, difference, moved_prior
+from dmplus.triage import probability_words
 from dmplus.volume import Case
 
 if TYPE_CHECKING:
@@ -64,12 +65,13 @@ def draw_one(table: pd.DataFrame | None, rank: int, words: str, *, beside_paper:
     near = temporal.around(case, [round(c) for c in centre])
     change = difference(case)[near]
     what = temporal.kind_words(int(row["what"]))
-    temporal.headed(figure, f"{words[:1].upper()}{words[1:]}: {what}")
+    figures.headed(figure, f"{words[:1].upper()}{words[1:]}: {what}")
     bright = change.mean() >= BRIGHT
     paper = f": {'as' if bright else 'unlike'} the false positive of the paper's Figure 7, {'' if bright else 'not '}bright there"
+    peak = probability_words(LEVELS[int(row["peak"])])
     return figure, (
         f"{words} (ring) in {case.name}, number {min(rank, len(table))} of {len(table)}: what lies there is {what}. Its peak "
-        f"was {LEVELS[int(row['peak'])]:.2f}; the mean within 3 voxels changed by {change.mean():+.2f} standard deviations, "
+        f"was {peak}; the mean within 3 voxels changed by {change.mean():+.2f} standard deviations, "
         f"single voxels by up to {np.abs(change).max():.1f}{paper if beside_paper else ''}."
     )
 
@@ -96,7 +98,7 @@ def draw_hidden(calm: pd.DataFrame, rank: int) -> tuple[Figure, str]:
     near = temporal.around(case, [round(v) for v in one[["x", "y", "z"]]], radius=2)
     change = float(difference(case)[near].mean())
     misses = "finds it, too" if one["found_second"] else "misses it"
-    temporal.headed(figure, f"A stable metastasis, found without prior: the path {misses}")
+    figures.headed(figure, f"A stable metastasis, found without prior: the path {misses}")
     return figure, (
         f"{one['case']}, a stable metastasis of {figures.volume_words(one['volume_mm3'])}, {one['ratio']:.2f} times its volume "
         f"before (ring). The network without prior finds it, the path {misses}; its logit, counted from the threshold, "
@@ -188,8 +190,8 @@ def clearer(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def changes_title(clear: pd.DataFrame) -> str:
-    """A title from the table of :func:`clearer`: the chances of new and of stable metastases, where there are any."""
-    said = [f"{state} {clear.loc[state, 'chance']:.0%}" for state in ("new", "stable") if state in clear.index]
+    """A title from the table of :func:`clearer`: the chances of the states that have an interval."""
+    said = [f"{t.Index} {t.chance:.0%}" for t in clear.dropna(subset=["low"]).itertuples()]
     return f"More change than in a look-alike: {', '.join(said)} of pairs" if said else "What changes, and how much"
 
 
@@ -394,7 +396,7 @@ def draw_timeline(table: pd.DataFrame, title: str) -> Figure:
         axes[0, 0].plot(missed["days"], missed["volume_mm3"], ls="none", mfc="white", zorder=3, **look)
     axes[0, 0].set(yscale="log", xlabel="days since the first visit", ylabel="volume, mm³")
     figure.legend(loc="outside center right")
-    return temporal.headed(figure, title)
+    return figures.headed(figure, title)
 
 
 def doubling(table: pd.DataFrame, days: Callable[[float, float, float], float]) -> pd.DataFrame:

@@ -177,7 +177,7 @@ class Review:
         peak = probability_words(row["peak_probability"])
         return (
             f"{self.case.name}, lesion {row['lesion']} ({row['tier']}): {figures.volume_words(row['volume_mm3'])}, "
-            f"{figures.place_words(row['x_mm'], row['y_mm'], row['z_mm'])}, peak {peak}, {change}; "
+            f"{figures.place_words(facts['x_mm'], facts['y_mm'], facts['z_mm'])}, peak {peak}, {change}; "
             f"{left} to decide ({far})"
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -150,10 +151,7 @@ def volume_changes(r: Results) -> pd.DataFrame:
     visits = r.visits.loc[(r.visits["split"] == "test") & r.visits["with_prior"], "case"]
     table = r.lesions[r.lesions["case"].isin(visits)].reset_index(drop=True)
     ratio = table["volume_mm3"] / table["previous_mm3"]
-    named = np.select(
-        [ratio.isna(), ratio >= triage.GROWING, ratio <= triage.SHRINKING], ["new", "growing", "shrinking"], "stable"
-    )
-    table = table.assign(state=table["state"].map(evidence.STATES), ratio=ratio, change=named)
+    table = table.assign(state=table["state"].map(evidence.STATES), ratio=ratio, change=triage.change_of(ratio))
     anyone = next(rows for (_, split, second), rows in r.rows.items() if (split, second) == ("test", "prior"))
     places = anyone.loc[anyone["kind"] == "lesion", ["case", "id", "x", "y", "z"]]
     return table.merge(places, on=["case", "id"], validate="one_to_one")
@@ -207,7 +205,7 @@ def state_words(r: Results, table: pd.DataFrame) -> tuple[str, str]:
         alike = table.loc[table["state"] == state].eval("found_first == found_second").all()  # then no resample differs
         said.append(f"{state} {'0 (all seen alike)' if alike else evidence.in_words(e)}")
         apart += [state] if e.low > 0 or e.high < 0 else []
-    return ", ".join(counts), f"{', '.join(said)}; surely apart from 0: {', '.join(apart) or 'none'}"
+    return ", ".join(counts), f"{', '.join(said)}; an interval that excludes 0: {', '.join(apart) or 'none'}"
 
 
 def at_most(hidden: int, of_all: int) -> float:
@@ -473,14 +471,14 @@ def controls(r: Results, stem: str) -> tuple[dict[str, tuple[Sequence[str], str]
 
 
 def controls_words(r: Results, stem: str) -> tuple[str, str]:
-    """A title and sentences: which controls have surely more false positives than the path of the same seed (the interval
+    """A title and sentences: which controls have more false positives than the path of the same seed (the whole interval
     of the ratio lies above 1), and whether the positive control has fewer than no prior."""
     asked, _ = controls(r, stem)
     beside = ratios(r, {k: v for k, v in asked.items() if k not in (PATH, CHANNEL, POSITIVE)}, asked[PATH][0])
     worse = beside.loc[beside["verdict"] == "opposite", "model"]
     said = [f"Over the path's own false positives: {row_words(beside) or 'no control was run'}.",
-            f"Surely worse than the path: {', '.join(worse) or 'none'}.", positive_words(r, stem)]  # fmt: skip
-    return f"Surely worse than the path: {len(worse) or 'none'} of {len(beside)} controls", " ".join(said)
+            f"Worse than the path (the whole interval): {', '.join(worse) or 'none'}.", positive_words(r, stem)]  # fmt: skip
+    return f"Worse than the path: {len(worse) or 'none'} of {len(beside)} controls", " ".join(said)
 
 
 def positive_words(r: Results, stem: str) -> str:
@@ -603,11 +601,14 @@ def way_words(r: Results, runs: Mapping[str, Sequence[str]], way: str) -> str:
     if way != PATH:
         return words
     with_path, without = paper_fp(0.995, prior=True)
-    side = "contains" if e.low <= with_path / without <= e.high else "excludes"
-    few = "{:g} against {:g}".format(*paper_fp(0.5))
-    return (f"{words} Beside it, in visits with an earlier scan, the paper has {with_path / without:.2f} (alpha 0.995, "
-            f"{with_path:g} against {without:g} false positives at threshold 0.5): the interval {side} it. For alpha 0.5 it "
-            f"prints all visits alone: {few} false positives, too few to compare with.")  # fmt: skip
+    ratio, spread = with_path / without, math.exp(1.96 * math.sqrt(1 / with_path + 1 / without))
+    meet = "overlap" if e.low <= ratio * spread and ratio / spread <= e.high else "do not overlap"
+    alpha = float(runs[PATH][0].split("-")[1])
+    few = "" if alpha == 0.995 else (f"; ours is of alpha {alpha:g}, for which it prints all visits alone, "
+                                     "{:g} against {:g}".format(*paper_fp(alpha)))  # fmt: skip
+    return (f"{words} Beside it, in visits with an earlier scan, the paper has {with_path:g} against {without:g}, a ratio of "
+            f"{ratio:.2f} (as counts alone {ratio / spread:.2f} to {ratio * spread:.2f}): the two intervals {meet}. That is "
+            f"at alpha 0.995 and threshold 0.5{few}.")  # fmt: skip
 
 
 def longer_words(r: Results, stem: str) -> list[str]:
@@ -661,13 +662,6 @@ def settled(r: Results, table: pd.DataFrame) -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
-def headed(figure: Figure, text: str) -> Figure:
-    """The figure with a title over its whole width, where long names beside the axes leave none above them, on as many lines as
-    it needs; returns it."""
-    figure.suptitle(textwrap.fill(text, 70), x=0.01, ha="left", fontsize=11, fontweight="bold")
-    return figure
-
-
 def draw_not_run(what: str) -> Figure:
     """A figure that says what is missing, in the place of the figure that would show it."""
     figure, axes = figures.new_figure(6.5, 1.2)

@@ -284,9 +284,16 @@ def _changes(table: pd.DataFrame, earlier: np.ndarray | None, links: np.ndarray,
         prior = np.bincount(group[n:], before, minlength=n + m)[group[:n]]
         known = prior > 0
         ratio[known] = np.round(group_now[group[:n]][known] / prior[known], 4)
-        change = np.select([~known, ratio >= GROWING, ratio <= SHRINKING], ["new", "growing", "shrinking"], "stable")
+        change = change_of(ratio)
     table["change"], table["prior_volume_mm3"], table["volume_ratio"] = change.astype(object), prior, ratio
     return table[list(COLUMNS)]
+
+
+def change_of(ratio: np.ndarray | float) -> np.ndarray:
+    """Volume ratios now / earlier (NaN: nothing earlier) → "new", "growing", "stable" or "shrinking", of their shape."""
+    ratio = np.asarray(ratio, float)
+    kinds = [np.isnan(ratio), ratio >= GROWING, ratio <= SHRINKING]
+    return np.select(kinds, ["new", "growing", "shrinking"], "stable")
 
 
 def _gone(earlier: np.ndarray | None, links: np.ndarray, affine: np.ndarray, voxel_mm3: float) -> pd.DataFrame:

@@ -56,7 +56,7 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
-from dmplus import course, exercises, figures, metrics, network, synthetic, triage, widgets
+from dmplus import course, exercises, figures, metrics, network, review, synthetic, triage, widgets
 from IPython.display import display
 
 session = course.start("00_start_here", profile=profile, seed=seed, out_dir=out_dir, patient=patient)
@@ -234,8 +234,8 @@ course.check("0.1", tier)
 
 # %% [markdown]
 # Here is the whole list, confirmed groups first. *Where* counts millimetres from the scanner's origin: right or left, A
-# (front) or P (back), S (up) or I (down). *Change* compares with what the same two networks mark in the earlier scan,
-# not with the truth.
+# (front) or P (back), S (up) or I (down). The *peak probability* is the highest of any voxel in it, by either network.
+# *Change* compares with what the same two networks mark in the earlier scan, not with the truth.
 
 # %%
 display(figures.lesion_rows(found).set_index("lesion"))
@@ -324,6 +324,9 @@ true = found.lesions["lesion"].isin(touched)
 for name, rows in true.groupby(found.lesions["tier"]):
     drawn = rows[rows.index < most]
     print(f"{name:>9} groups on the page: {drawn.sum()} of {len(drawn)} are true; in all {rows.sum()} of {len(rows)}")
+wrong = {int(n): review.lies_there(visit.lookalikes, found.labels == n) for n in found.lesions.loc[~true, "lesion"]}
+which = ", ".join(f"{n} ({what})" for n, what in wrong.items()) or "none"
+print(f"true: {', '.join(map(str, sorted(touched))) or 'none'}; false: {which}")
 
 # %% [markdown]
 # Compare with what you wrote down. One patient says little, so the table sets the same networks' numbers from the
@@ -405,15 +408,14 @@ if score.tp_ref == score.tp_pred:
 # networks about it.
 
 # %%
-false = found.lesions.loc[~true, "lesion"].to_numpy(int)
-doubt = figures.best_slice(np.isin(found.labels, false)) if false.size else level
-what = f"{false.size} of {len(found.lesions)} groups are false"
+doubt = figures.best_slice(np.isin(found.labels, [*wrong])) if wrong else level
+what = f"{len(wrong)} of {len(found.lesions)} groups are false"
 figures.show(
     figures.slices(
         case, found, panels=[*earlier, "current", "overlay"], index=doubt, title=f"{what}: would you have known?"
     ),
-    f"Figure 5 shows axial slice {doubt}{', where most false voxels are,' if false.size else ''} with the "
-    f"groups outlined on the right. In this patient {what}.",
+    f"Figure 5 shows axial slice {doubt}{', where most false voxels are,' if wrong else ''} with the "
+    f"groups outlined on the right. In this patient {what}: {which}.",
 )
 
 # %% [markdown]

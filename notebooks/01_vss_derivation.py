@@ -557,8 +557,8 @@ print(f"the paper's network {printed[0.9]} to {printed[1.0]} false positives (Ta
 #
 # ## Two knobs: alpha and the weight ratio
 #
-# The paper gives both losses the weight 1 and says of other weights that "comparable performance … can also be
-# achieved by tuning the alpha value" (IV). Write JVSS with a weight $w$ on VSS:
+# The paper gives both losses the weight 1 and says of other weights that "comparable performance (likely not the exactly same
+# performance) can also be achieved by tuning the alpha value" (IV). Write JVSS with a weight $w$ on VSS:
 #
 # $$w \cdot \ell_{\text{VSS}} + \ell_{\text{BCE}} = w - \underbrace{w\alpha}_{\text{pull}} \eta_{\text{sens}} -
 # \underbrace{w(1-\alpha)}_{\text{push}} \eta_{\text{spec}} + \ell_{\text{BCE}}$$
@@ -577,6 +577,7 @@ steps = {"weight 0.5 → 1": once - half, "weight 1 → 2": twice - once, "the l
 for name, more in steps.items():
     sure = "one sign in every draw" if (more > 0).all() or (more < 0).all() else "not one sign in every draw"
     print(f"false alarms, {name}: {more.mean():+.3f} (by draw: {', '.join(f'{m:+.3f}' for m in more)}): {sure}")
+print(f"(by chance alone {len(half)} draws have one sign once in {2 ** (len(half) - 1)} times)")
 for partner, start, end in (("BCE", "JVSS, alpha 0.5", "JVSS, alpha 0.995"), ("Dice", *list(recipes)[8:10])):
     print(f"false alarms with {partner} beside VSS, alpha 0.5 to 0.995: {alarms[start]:.2f} to {alarms[end]:.2f}")
 fp = paper.rows().query("quantity == 'fp' and loss.str.contains('VSS:BCE')").set_index("loss")["printed"]
@@ -584,10 +585,11 @@ ratios = {"0.5": fp["JVSS, VSS:BCE = 0.5"], "1": printed[0.95], "2": fp["JVSS, V
 print("the paper's false positives, alpha 0.95: " + ", ".join(f"{n} at VSS:BCE {r}" for r, n in ratios.items()))
 
 # %% [markdown]
-# Only a step with one sign in every draw is one that the toy shows. Where the first two have it, more weight acts like
-# more alpha; where the third has it, it goes further than any alpha. The paper says only that another alpha does as well
-# as another weight. Its own three runs go down and up again: half the weight and double the weight both have more false
-# positives. No knob that pushes one way does that; single runs of a training do. Vary one of the two, and repeat.
+# A step with one sign in every draw is a hint, and no more: the line in brackets says how easily chance does that. Where the
+# first two have it, more weight seems to act like more alpha; where the third has it, it seems to go further than any alpha. The
+# paper expects of another alpha comparable performance, "likely not the exactly same". Its own three runs go down and up again:
+# half the weight and double the weight both have more false positives. No knob that pushes one way does that; single runs of a
+# training do. Vary one of the two, and repeat.
 #
 # **VSS + Dice** (`losses.jvss(..., segmentation="dice")`) is the paper's other choice; BCE is its "default". Dice is not
 # diluted by the many background voxels as BCE is, so it should leave alpha less room: compare the two ranges above.
@@ -670,17 +672,17 @@ looks = {"usual cohort": look(usual), "ten times the lesions": look(crowded)}
 shares, two, unseen = {}, [], []
 for name, (number, alike, smaller, visits) in looks.items():
     positive = number > 0
-    shares[name] = {"visits": len(visits), "lesions per visit": f"{np.mean([len(v.lesions) for v in visits]):.1f}"}
+    per_visit = f"{np.mean([len(v.lesions) for v in visits]):.1f}"
+    shares[name] = {"visits": len(visits), "lesions per visit": per_visit, "segments cut": len(number)}
     for what, hits in {
         "positive segments": positive,
         "of these with two lesions or more": number[positive] > 1,
         "the same for segments of 30³": smaller[smaller > 0] > 1,
         "segments with a look-alike that also hold a metastasis": positive[alike > 0],
     }.items():
-        low_end, high_end = stats.binomtest(int(hits.sum()), hits.size).proportion_ci(method="exact")
-        shares[name][what] = f"{hits.mean():.1%} ({low_end:.1%} to {high_end:.1%})"
-    two.append((number[positive] > 1).mean())
-    unseen.append(positive[alike > 0].mean())
+        ends = stats.binomtest(int(hits.sum()), hits.size).proportion_ci(method="exact")
+        shares[name][what] = f"{hits.mean():.1%} ({ends.low:.1%} to {ends.high:.1%})"
+    two, unseen = [*two, (number[positive] > 1).mean()], [*unseen, positive[alike > 0].mean()]
 display(pd.DataFrame(shares))
 
 # %% [markdown]
@@ -922,10 +924,11 @@ print(f"smallest n for which n against 0 has p < 0.05: {next(n for n in range(1,
 assert chance[0.5] > 0.6 and chance[0.995] < 1e-4 and spans["DeepMedic+"].low < spans["DeepMedic"].high
 
 # %% [markdown]
-# Five times in eight. 3 → 1 proves nothing, and 3 → 0 would not have either: it takes six against none. The effect of
-# the earlier scan is in the other row, 247 → 158. Even there a caution: false positives come in clusters (the same
-# vessel at every visit of a patient), so that 405 of them are fewer independent observations than 405, and each row
-# is one training. Patients would have to be resampled, which needs the data.
+# Five times in eight. 3 → 1 proves nothing, and 3 → 0 would not have either: it takes six against none. The effect of the earlier
+# scan is in the other row, 247 → 158. Even there two cautions. Those that both networks mark say nothing of the difference and
+# should not count, as above; how many they are the paper does not print. And false positives come in clusters (the same vessel at
+# every visit of a patient), so that 405 of them are fewer independent observations than 405, and each row is one training.
+# Patients would have to be resampled, which needs the data.
 #
 # ### An area from six points
 #

@@ -19,7 +19,7 @@
 # **Question.** Why should an earlier scan tell a metastasis from a vessel, and what is left of that in a trained network?
 #
 # - **Needs**: notebook 02 for comparing at equal sensitivity.
-# - **Reading**: 50 minutes, exercises included.
+# - **Reading**: 90 minutes, exercises included.
 # - **Quick**: 2.5 minutes on 2 CPU cores with 4 GB of memory.
 # - **GPU**: 15 minutes on one card with 16 GB (an estimate); the results are the committed ones, the patients followed live
 #   are whole brains.
@@ -164,7 +164,7 @@ print(f"rule: {len(new)} new metastases of the test part, the largest first; thi
 
 # %%
 figure = temporal.draw_visits(case, centre, circle=8)
-temporal.headed(figure, f"A new metastasis: {d[lesion].mean():.1f} standard deviations brighter")
+figures.headed(figure, f"A new metastasis: {d[lesion].mean():.1f} standard deviations brighter")
 figures.show(
     figure,
     f"Figure 1 shows {case.name}, a new metastasis of {figures.volume_words(picked['volume_mm3'])} (ring). In its middle the "
@@ -200,7 +200,7 @@ display(table.drop(columns=["count", "mean", "std"]).loc[list(share)].round(2).r
 
 # %%
 figure = temporal.draw_volume_changes(changed)
-temporal.headed(figure, f"{share['new']:.0%} of the metastases are new, {still:.0%} hardly changed their volume")
+figures.headed(figure, f"{share['new']:.0%} of the metastases are new, {still:.0%} hardly changed their volume")
 figures.show(
     figure,
     f"Figure 2 shows the {len(changed)} metastases of the test visits with an earlier scan, by what became of them. "
@@ -217,11 +217,11 @@ figures.show(
 # > Guess for a new one, and for a stable one.
 
 # %%
-people = followup.followed(cohort, 2 if profile == "smoke" else 6)
+people = followup.followed(cohort, 2 if profile == "smoke" else 9)
 objects = followup.changes(cohort, people)
 clear = followup.clearer(objects)
 figure = followup.draw_changes(objects)
-temporal.headed(figure, followup.changes_title(clear))
+figures.headed(figure, followup.changes_title(clear))
 figures.show(
     figure,
     f"Figure 3 shows the largest local change of {int(objects['lesion'].sum())} metastases (circles) and "
@@ -309,7 +309,7 @@ ratios = pd.concat([own, yardstick], ignore_index=True) if len(yardstick) else o
 display(ratios.set_index("model").round(2))
 tested = temporal.tested(rows, ways["path"][0])
 words = {way: temporal.effect_words(e) + (f" ({temporal.ratio_words(e)})" if e else "") for way, e in effects.items()}
-figure = temporal.headed(temporal.draw_ratios(ratios), f"The prior as a path {temporal.effect_words(effects['path'])}")
+figure = figures.headed(temporal.draw_ratios(ratios), f"The prior as a path {temporal.effect_words(effects['path'])}")
 figures.show(
     figure,
     f"Figure 4 shows false positives relative to no prior at sensitivity {claims.EQUAL:g}: {tested}; 95 % intervals over "
@@ -318,9 +318,10 @@ figures.show(
 )
 
 # %% [markdown]
-# The verdict is a rule, not a judgement. *Holds*: the whole interval lies below 1, surely fewer. *Opposite*: it lies above.
-# *Weak*: the value and four fifths of the resamples lie below 1, it may have fewer. *Not shown*: anything else, and that is not
-# the same as no gain. Look at the yardstick before you believe a point: where a grey row is *weak*, a mere seed does as much.
+# The verdict is a rule, not a judgement. *Holds*: the whole interval lies below 1. *Opposite*: it lies above. *Weak*: the value
+# and four fifths of the resamples lie below 1, it may have fewer. *Not shown*: anything else, and that is not the same as no
+# gain. Of twenty intervals at 95 % one misses the truth by chance alone, and this notebook has dozens. Look at the yardstick
+# before you believe a point: where a grey row is *weak*, a mere seed does as much.
 #
 # An effect of the prior has to be where the prior is. So the same ratio in the visits that have none:
 
@@ -329,7 +330,7 @@ visits = temporal.by_visit(rows, {w: n for w, n in ways.items() if w != "no prio
 display(visits.set_index(["model", "visits"]).round(2))
 blind = visits[visits["visits"] == "without a prior"]
 apart = blind.loc[(blind["low"] > 1) | (blind["high"] < 1), "model"]
-print(f"where there is no prior: {temporal.row_words(blind)}; surely apart from 1: {', '.join(apart) or 'none'}")
+print(f"where there is no prior: {temporal.row_words(blind)}; an interval that excludes 1: {', '.join(apart) or 'none'}")
 
 # %% [markdown]
 # Whatever lies apart from 1 there is not the prior's doing.
@@ -388,7 +389,7 @@ asked, missing = temporal.controls(rows, stem)
 controls = temporal.ratios(rows, asked, ways["no prior"])
 title, told = temporal.controls_words(rows, stem)
 figures.show(
-    temporal.headed(temporal.draw_ratios(controls), title),
+    figures.headed(temporal.draw_ratios(controls), title),
     f"Figure 5 shows false positives relative to no prior at sensitivity {claims.EQUAL:g}, one seed each, with 95 % intervals: "
     f"{tested}. {temporal.row_words(controls)}." + (f" Not run: {', '.join(missing)}." if missing else ""),
 )
@@ -402,8 +403,10 @@ print(told)
 # with its own prior, over those of the *same* network with a zeroed one, or another patient's. Below 1: it gains by its own.
 #
 # The column *peak moves by* needs no gain at all. The **peak** of a metastasis is the highest probability $p$ that a network
-# gives inside it; its **logit** is $\log(p / (1 - p))$. How differently, in logits, do the peaks move when the prior is taken
-# away? A network that does not read its prior has 0 there. For comparison the last row is the positive control.
+# gives inside it; its **logit** is $\log(p / (1 - p))$. When the prior is taken away some peaks rise and some fall: the column is
+# the standard deviation, over metastases, of that change in logits. (A shift that all share does not count: a threshold undoes
+# it.) A network that does not read its prior has 0 there; but it says nothing of look-alikes. Each row is one seed, while Figure
+# 4 pools all seeds. For comparison the last rows are the positive controls.
 
 # %%
 reads = temporal.reads(rows)
@@ -411,8 +414,8 @@ display(temporal.reads_in_words(reads) if len(reads) else "not run: no network w
 tried = reads[~reads["control"]]
 gains = [e for e in tried["zeroed"] if claims.verdict(e, claims.FEWER) == "holds"]
 if len(tried):
-    print(f"{len(gains)} of {len(tried)} networks have surely fewer false positives with their own prior than with a zeroed "
-          f"one; without it the peaks of metastases move by {tried['moves'].min():.2f} to {tried['moves'].max():.2f} logits")
+    print(f"{len(gains)} of {len(tried)} networks have fewer false positives (the whole interval) with their own prior than "
+          f"with a zeroed one; without it peaks move by {tried['moves'].min():.2f} to {tried['moves'].max():.2f} logits")
 seeds = temporal.seeds_beside(rows, stem)[:2]
 if seeds:
     move = temporal.peaks_move(rows, *((name, "prior") for name in seeds))
@@ -421,13 +424,13 @@ bce = results.of(results.fp_at(claims.EQUAL), rows.group(["bce-s0"], prior=True)
 print(f"BCE without any prior (bce-s0) has {evidence.in_words(bce, 1)} false positives a volume there")
 
 # %% [markdown]
-# A logit of 0.25 turns a probability of 0.50 into 0.56. So these lines say how loud the prior is inside a network, and the
-# table whether what it says is of use: a network may hear its prior and gain nothing. Many false positives may also come from
-# the loss, which the table names: the run `grown-path-s0` was trained with BCE, and the last line says what BCE has without any
-# prior.
+# A logit of 0.25 turns a probability of 0.50 into 0.56. So these lines say how much the prior rearranges the metastases, and the
+# table whether that is of use: a network may hear its prior and gain nothing. The yardstick belongs beside it: another seed
+# rearranges them, too. Many false positives may also come from the loss, which the table names: the run `grown-path-s0` is the
+# trunk that went on with BCE and a new path, and the last line says what BCE has without any prior.
 #
-# Training has no duty to use every input. If the current scan alone lowers the loss quickly, and what the prior adds is small
-# (Figure 3), its path gets small gradients and learns slowly. And a network that knows its training patients by heart has no need
+# Training has no duty to use every input. If the current scan alone lowers the loss quickly, and what the prior adds is small,
+# its path gets small gradients and learns slowly. And a network that knows its training patients by heart has no need
 # of their earlier scans: there is nothing left to explain. Trainings whose names say *fresh* therefore went on with patients that
 # the trunk had never seen.
 #
@@ -437,7 +440,7 @@ print(f"BCE without any prior (bce-s0) has {evidence.in_words(bce, 1)} false pos
 # to the test: four times the segments, with the path and without.
 #
 # And the second: while the current scan still has vessels and plexus to teach, an earlier one has little to add. So a last pair
-# went on from the longest training of notebook 02, which took no prior. What it still marks falsely is mostly blobs and spots,
+# went on from the longest training of notebook 02, which took no prior. What it still marks falsely is mostly spots,
 # which look as a metastasis does in *one* scan, and were there before.
 #
 # > **Predict first.** With more training, does the ratio of path to no prior fall? And do the peaks move by more when the prior
@@ -455,18 +458,18 @@ display(temporal.by_length(rows))
 # ### Is it in the pictures at all?
 #
 # If a path gains nothing, there are two reasons left: the earlier scan does not tell metastases from look-alikes, or the network
-# has not learnt what it tells. Ask someone simpler than a network. The longest training of notebook 02 took no prior; every place
-# that it marks with a probability of 0.05 or more is a **candidate**. At each, four numbers are measured in the current scan (the
-# peak's logit, the size, mean and highest brightness) and four more with the earlier one (mean and highest brightness there, the
-# highest nearby, and how much larger the bright spot has become). Two logistic regressions, one on the first four and one on all
-# eight, learn which candidates are metastases from patients the network was not trained on, and are tested on the test patients.
+# has not learnt what it tells. Ask someone simpler than a network. The longest training of notebook 02 took no prior. At every
+# place that it marks with a probability of 0.05 or more, four numbers are measured in the current scan (the peak's logit, the
+# size, mean and highest brightness) and four more with the earlier one (mean and highest brightness there, the highest nearby,
+# and how much larger the bright spot has become). Two logistic regressions, one on the first four and one on all eight, learn
+# which of these places are metastases from patients the network was not trained on, and are tested on the test patients.
 #
 # > **Predict first.** Where will the earlier scan help more: for the surest half of the metastases, or for the last that are
 # > found? Think of which metastases are new, and of what Figure 3 says of stable ones.
 
 # %%
 looked = temporal.told_by_prior(rows, {"20,000 segments": f"{stem}-20k", "after 300,000": "jvss-0.5-300k-fresh"})
-display(looked if len(looked) else "not run: no candidates were measured")
+display(looked if len(looked) else "not run: nothing was measured")
 
 # %% [markdown]
 # A ratio below 1 is what the earlier scan knows and the current one does not. It is a lower bound: eight numbers are few, and a
@@ -491,7 +494,7 @@ states = evidence.by_state(rows, firsts, levels=levels)
 seen = temporal.two_views(rows, ways["no prior"][0], ways["path"][0], (levels["no prior"], levels["path"]))
 more, differ = temporal.state_words(rows, seen)
 figures.show(
-    temporal.headed(evidence.draw_by_class(states), f"Path minus no prior: {more}"),
+    figures.headed(evidence.draw_by_class(states), f"Path minus no prior: {more}"),
     f"Figure 6 shows the share of metastases found, by what became of them, each network at the threshold that finds "
     f"{claims.EQUAL:.0%} in visits with an earlier scan (one seed each, 95 % intervals over patients). Path minus no prior, "
     f"with the intervals of the difference: {differ}.",
@@ -578,7 +581,7 @@ print(f"misregistration (root mean square): {off[0]:g} to {off[1]:g} mm in train
 swept = {way: names[0] for way, names in ways.items() if way != "no prior"}
 table = temporal.by_misregistration(rows, swept, firsts["no prior"])
 title, told, rises = temporal.rise_words(rows, swept, table)
-figure = temporal.headed(temporal.draw_misregistration(table), title) if len(table) else temporal.draw_not_run("moved priors")
+figure = figures.headed(temporal.draw_misregistration(table), title) if len(table) else temporal.draw_not_run("moved priors")
 figures.show(
     figure,
     f"Figure 9 shows false positives relative to no prior against the misregistration of the prior in test, 95 % intervals over "
@@ -588,8 +591,8 @@ print(f"The paper expects the channel to rise and the path to stay: here {rises}
 
 # %% [markdown]
 # *A rise* is judged by the same rule, above 1: false positives furthest out of place over those in place. A line that is flat
-# means one of two things: the network copes with misregistration, or it does not look. Which of the two, the column *peak
-# moves by* of the table above tells.
+# means one of two things: the network copes with misregistration, or it does not look. The column *peak moves by* of the table
+# above helps to tell which.
 #
 # Now live, as in the paper's Figure 2: one patient, made now, whose prior is moved by `moved_mm` to the patient's right. The
 # networks look at the same scan twice, once with the prior in place, once moved.
@@ -615,7 +618,7 @@ print(f"networks, the nearest to {stem} whose weights come with the course: {sai
 # %%
 figure, said = temporal.draw_not_run("no weights of path and channel beside the others"), "nothing: not run."
 if nets:
-    figure = temporal.headed(moved.draw(place), moved.title())
+    figure = figures.headed(moved.draw(place), moved.title())
     heard = moved.heard(place).items()
     told = ", ".join(f"{way} {a:.3f} in place and {b:.3f} moved, marked from {limits[way]:.3f} on" for way, (a, b) in heard)
     said = (f"one patient ({watched.name}), with the prior in place (above) and moved by {moved_mm:g} mm (below). Ring: {why}. "

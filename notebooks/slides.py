@@ -1,9 +1,9 @@
 """Decks of slides from the executed notebooks, by their cells' tags: python notebooks/slides.py [NOTEBOOK ...]
 
 A tag ``slide``, ``subslide``, ``fragment``, ``notes`` or ``skip`` says where a cell goes (Jupyter's own words). Without
-one: a heading begins a slide; a question, a figure, a table or an exercise goes below it; code and what only prints stay in
-the notebook, as do parameters, checks and solutions, and how to run it again. The deck is one HTML file for the browser:
-arrow keys move on, ``S`` opens the speaker's view, ``?print-pdf`` in the address prints.
+one: a heading begins a slide; a question, a figure, a table or an exercise goes below it, and what a cell prints below the text
+before it; code stays in the notebook, as do parameters, checks and solutions, progress, and how to run it again. The deck is one
+HTML file for the browser: arrow keys move on, ``S`` opens the speaker's view, ``?print-pdf`` in the address prints.
 
 What turns the pages and sets the formulas comes from the net when a deck is opened. For a lecture room without one, once:
 ``npm install --prefix runs/slides reveal.js@4.6.1 requirejs@2.3.7 jquery@2.2.4 mathjax@2.7.9``; then ``--offline``.
@@ -25,12 +25,14 @@ FOLDER = Path(__file__).resolve().parent
 TYPES = ("slide", "subslide", "fragment", "notes", "skip")
 LEFT_OUT = {"parameters", "setup", "check", "solution", "summary"}
 BESIDE = 160  #: characters of a text that still fit below a figure or a table; a longer one gets a slide of its own
+FEW_LINES = 6  #: of print that still fit below a text; more get a slide of their own
+NOT_SHOWN = ("opens in JupyterLab", " left, loss ")  #: prints of a control that is not there, and of progress
 SECTIONS_LEFT_OUT = {"Parameters and set-up", "Run it again", "References"}
 
 
 def deck(notebook: NotebookNode) -> NotebookNode:
     """The notebook with every cell's slide type; a cell of several slides is cut into as many."""
-    cells, section = [], ""
+    cells, section, last = [], "", ""
     for cell in notebook.cells:
         for piece in _pieces(cell) if cell.cell_type == "markdown" else [cell]:
             heading = re.match(r"## (.+)", piece.source) if piece.cell_type == "markdown" else None
@@ -43,6 +45,9 @@ def deck(notebook: NotebookNode) -> NotebookNode:
             )
             if kind == "-" and below and len(piece.source) > BESIDE:
                 kind = "subslide"
+            if kind == "-" and piece.cell_type == "code" and last.startswith(">"):
+                kind = "subslide"  # an answer does not stand below its question
+            last = piece.source if kind != "skip" else last
             piece.metadata["slideshow"] = {"slide_type": kind}
             cells.append(piece)
     return nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
@@ -69,8 +74,13 @@ def _type(cell: NotebookNode, section: str) -> str:
         return "skip"
     if cell.cell_type == "markdown":
         return "slide" if cell.source.startswith("#") else "subslide" if cell.source.startswith((">", "**Ex")) else "-"
-    seen = [o for o in cell.get("outputs", []) if {"image/png", "text/html"} & {*o.get("data", {})}]
-    return "subslide" if seen else "skip"
+    outputs = cell.get("outputs", [])
+    if any({"image/png", "text/html"} & {*o.get("data", {})} for o in outputs):
+        return "subslide"
+    printed = "".join(o.get("text", "") for o in outputs if o.output_type == "stream").strip()
+    if not printed or any(words in printed for words in NOT_SHOWN):
+        return "skip"
+    return "-" if printed.count("\n") < FEW_LINES else "subslide"
 
 
 def render(name: str, out: Path, *, offline: bool = False) -> Path:

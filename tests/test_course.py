@@ -387,6 +387,35 @@ def test_exercises_accept_the_reference_and_name_each_misconception(
         monkeypatch.delenv(exercises.STRICT)
 
 
+def test_an_answer_that_changes_what_it_gets_is_not_right_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists are sorted in place before the rest: right numbers of a list that is no longer the one that was asked about."""
+    monkeypatch.delenv(exercises.STRICT, raising=False)
+
+    def shares(sizes: list[int]) -> list[float]:
+        sizes.sort()
+        return [n / sum(sizes) for n in sizes]
+
+    def captured(peak: list[float], true: list[bool], first: int) -> float:
+        peak.sort(reverse=True)
+        return sum(true[:first]) / sum(true) if any(true) else float("nan")
+
+    assert not exercises.check("2.2", shares) and not exercises.check("4.2", captured)
+
+
+def test_wrong_answers_that_only_an_edge_tells() -> None:
+    def last_of_equals(sensitivity: list[float], fp: list[float], budget: float) -> int:
+        best = -1
+        for i, n in enumerate(fp):
+            if n <= budget and (best < 0 or sensitivity[i] >= sensitivity[best]):
+                best = i
+        return best
+
+    def never_its_last_point(sensitivity: list[float], fp: list[float], wanted: float, rival: float) -> float:
+        return float("nan") if wanted >= max(sensitivity) else exercises.reference("3.2")(sensitivity, fp, wanted, rival)
+
+    assert not exercises.check("2.3", last_of_equals) and not exercises.check("3.2", never_its_last_point)
+
+
 @pytest.mark.parametrize("name", exercises.EXERCISES)
 def test_exercises_say_open_and_what_is_wrong(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -222,6 +222,9 @@ def test_words_for_volume_place_and_change() -> None:
     assert figures.change_words("unknown", float("nan"), float("nan")) == "change unknown"
     assert figures.change_words("shrinking", 0.052, 200.0) == "shrinking: 0.052 × the earlier 0.20 cm³"
     assert figures.change_words("growing", 12.3, 200.0) == "growing: 12 × the earlier 0.20 cm³"
+    assert figures.change_words("stable", 0.804, 51.0) == "stable: 0.804 × the earlier 51 mm³"  # 0.8 would be shrinking
+    assert figures.change_words("growing", 1.25, 51.0) == "growing: 1.25 × the earlier 51 mm³"  # 1.2 would be stable
+    assert figures.change_words("stable", 1.246, 51.0) == "stable: 1.2 × the earlier 51 mm³"
     assert [figures.count_words(n, "one", "many") for n in (0, 1, 2)] == ["0 many", "1 one", "2 many"]
 
 

@@ -64,7 +64,9 @@ def test_the_chance_of_a_larger_change_is_that_of_all_pairs(monkeypatch):
     assert clear["chance"].to_dict() == {"new": 0.5, "stable": 0.0}  # pairs: 2 of 2, 0 of 2; 0 of 2
     assert clear["n"].to_dict() == {"new": 2, "stable": 1}
     assert clear["patients"].to_dict() == {"new": 2, "stable": 1} and clear[["low", "high"]].isna().all(axis=None)
-    assert followup.changes_title(clear) == "More change than in a look-alike: new 50%, stable 0% of pairs"
+    assert followup.changes_title(clear) == "What changes, and how much"  # two metastases make no title
+    known = clear.assign(low=[np.nan, 0.0], high=[np.nan, 0.2])
+    assert followup.changes_title(known) == "More change than in a look-alike: stable 0% of pairs"
     assert "stable 0% (n = 1 in 1 patients: too few for an interval)" in temporal.chance_words(clear)
     monkeypatch.setattr(followup, "LEAST_LESIONS", 2)
     monkeypatch.setattr(followup, "LEAST_PATIENTS", 2)

@@ -38,6 +38,17 @@ def test_a_deck_has_every_section_figure_and_question_and_no_answer(name: str) -
     assert "Solution to" not in text and "papermill" not in text
 
 
+@pytest.mark.parametrize("name", notebooks.notebook_names(FOLDER))
+def test_what_a_text_announces_is_on_the_slides(name: str) -> None:
+    """A text that ends in a colon is followed by what the next cell shows."""
+    cells = slides.deck(nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)).cells
+    kinds = [c.metadata["slideshow"]["slide_type"] for c in cells]
+    told = [i for i, c in enumerate(cells[:-1]) if c.source.rstrip().endswith(":") and kinds[i] != "skip"]
+    assert name != "02_sse_comparison" or len(told) > 3
+    for i in told:
+        assert kinds[i + 1] != "skip" or not cells[i + 1].get("outputs"), cells[i].source[-80:]
+
+
 def test_tags_win_over_the_rule() -> None:
     text, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
     assert types(text("# T\n\n**Question.** Why?\n\n- **Needs**: x"), text("## A"), text("b"), code("c")) == [
@@ -54,6 +65,13 @@ def test_tags_win_over_the_rule() -> None:
     first, second, (a, b, c, d) = code("c", outputs=seen), code("c", outputs=seen), (text("b" * 200) for _ in range(4))
     assert types(text("## A"), a, first, text("b"), second, b, c, code("c"), d) == [
         "slide", "-", "subslide", "-", "subslide", "subslide", "-", "skip", "-"
+    ]  # fmt: skip
+    few, again, many, widget, progress = (
+        code("p", outputs=[nbformat.v4.new_output("stream", text=t)])
+        for t in ("3 of 4\n", "3 of 4\n", "line\n" * 20, "The viewer opens in JupyterLab.", "x: 10/30, 0:12 left, loss 0.1\n")
+    )
+    assert types(text("a:"), few, text("> **Predict first.** b"), again, text("c"), many, widget, progress) == [
+        "-", "-", "subslide", "subslide", "-", "subslide", "skip", "skip"
     ]  # fmt: skip
     assert types(text("## Run it again"), text("b"), text("## C")) == ["skip", "skip", "slide"]
 

@@ -84,8 +84,8 @@ def test_ratios_are_those_of_false_positives_at_one_sensitivity_in_visits_with_a
     assert all(runs == ["jvss-0.995-path-s0"] for runs, _ in known.values())  # controls were run with one seed
     assert len(missing) == 5 and "channel" in missing and temporal.POSITIVE in missing
     title, told = temporal.controls_words(r, "jvss-0.995")
-    assert title == "Surely worse than the path: 1 of 1 controls"
-    assert "worse than the path: path, prior zeroed in test." in told and "positive control was not run" in told
+    assert title == "Worse than the path: 1 of 1 controls"
+    assert "Worse than the path (the whole interval): path, prior zeroed in test." in told and "positive control was not run" in told
     assert table.loc["path", "low"] < table.loc["path", "ratio"] < 0.8 < table.loc["zeroed", "ratio"]
     assert len(temporal.draw_ratios(table.reset_index()).axes[0].containers) == 2
 
@@ -276,7 +276,7 @@ def test_what_became_of_each_metastasis_and_who_sees_it(r):
     assert all(f"{s} {v / 12:.2f} [" in told for s, v in net.items())  # each differs in some metastasis
     surely = seen.assign(found_first=True, found_second=seen["state"] == "stable")
     told = temporal.state_words(known, surely)[1]
-    assert told.endswith("apart from 0: new, growing, shrinking") and "stable 0 (all seen alike)" in told
+    assert told.endswith("excludes 0: new, growing, shrinking") and "stable 0 (all seen alike)" in told
     with pytest.raises(InputError, match="collect them again"):
         temporal.volume_changes(SimpleNamespace(lesions=None))
 
@@ -289,7 +289,7 @@ def test_what_a_count_of_hidden_ones_still_allows():
     assert temporal.at_most(4, 4) == 1 and np.isnan(temporal.at_most(0, 0))
 
 
-def test_the_answer_follows_the_rows(r):
+def test_the_answer_follows_the_rows(r, monkeypatch):
     known = with_lesions(r)
     ways = temporal.ways(r, "jvss-0.995")
     clear = pd.DataFrame(
@@ -311,9 +311,13 @@ def test_the_answer_follows_the_rows(r):
     )
     e = temporal.effect(r, ways)
     assert f"Up to {1 - e.low:.0%} fewer and up to 0% more are compatible" in text
-    side = "contains" if e.low <= 100 / 180 <= e.high else "excludes"
-    assert "in visits with an earlier scan, the paper has 0.56 (alpha 0.995, 100 against 180 false" in text
-    assert f"the interval {side} it." in text and "1 against 3 false positives, too few" in text
+    meet = "overlap" if e.low <= 0.71 and e.high >= 0.44 else "do not overlap"  # 5/9 · exp(± 1.96 · √(1/100 + 1/180))
+    assert "the paper has 100 against 180, a ratio of 0.56 (as counts alone 0.44 to 0.71): the two intervals" in text
+    assert f"intervals {meet}. That is at alpha 0.995 and threshold 0.5." in text and "of alpha" not in text
+    half = {way: [name.replace("0.995", "0.5") for name in names] for way, names in ways.items()}
+    monkeypatch.setattr(temporal, "effect", lambda *_: e)
+    assert "; ours is of alpha 0.5, for which it prints all visits alone, 1 against 3." in temporal.way_words(r, half, "path")
+    monkeypatch.undo()
     assert "in the difference image" not in said(clear[:0])
     name, control = "jvss-0.995-path-s0", "jvss-0.995-path-healthy-s0"
     for second, words in (("prior", "so the set-up can learn"), ("zeroed", "it is not shown that the set-up can")):

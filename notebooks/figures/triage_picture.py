@@ -6,8 +6,9 @@ import dataclasses
 import textwrap
 
 import numpy as np
-from dmplus import figures, synthetic
+from dmplus import figures
 from dmplus.network import NetworkConfig
+from dmplus.review import lies_there
 from dmplus.triage import CANDIDATE, CONFIRMED, THRESHOLD, Triage, probability_words
 from dmplus.volume import Case
 from matplotlib.axes import Axes
@@ -105,9 +106,7 @@ def facts(who: Subject, inside: np.ndarray, true: bool) -> tuple[str, str, str]:
     if true:
         name, volume = "metastasis", f"reference {figures.volume_words(inside.sum())}"
     else:
-        counts = [(who.lookalikes[inside] == value).sum() for value in synthetic.LOOKALIKES.values()]
-        kind = list(synthetic.LOOKALIKES)[int(np.argmax(counts))] if any(counts) else "tissue"
-        name, volume = f"no metastasis: {kind}", ""
+        name, volume = f"false: {lies_there(who.lookalikes, inside)}", ""
     if rows.empty:
         return name, tier, f"{volume}\n{peaks}"
     row = rows.iloc[0]
