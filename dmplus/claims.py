@@ -5,12 +5,16 @@ follows from these alone (:func:`verdict`): **holds** (the interval lies on the 
 other), **weak** (the value and at least 80 % of the resamples lie on the paper's side), **not shown** (all else). A claim of
 no difference has an upper and a lower null instead: it holds when the interval lies between them and is opposite when it
 lies outside. A claim whose runs are missing is **not run**. No number and no verdict is typed by hand.
+
+Intervals hold the patients, and the seeds where a side has several. Where it has one (column ``seeds``) they know nothing of what
+another training would have done: :func:`same_recipe` says how often that alone makes a verdict.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -68,8 +72,7 @@ def verdict(ours: Estimate | None, null: tuple[float, float]) -> str:
         return "holds"
     if ours.high < low or ours.low > high:
         return "opposite"
-    draws = ours.draws[~np.isnan(ours.draws)]
-    return "weak" if inside(ours.value) and np.mean(inside(draws)) >= WEAK else "not shown"
+    return "weak" if inside(ours.value) and np.mean(inside(ours.draws)) >= WEAK else "not shown"  # NaN: not inside
 
 
 UP, DOWN = (0.0, math.inf), (-math.inf, 0.0)
@@ -142,10 +145,9 @@ def _alpha(r: Results, jvss: Mapping[float, Names], words: str = "", network: st
 def matched(a: np.ndarray | results.Pooled, b: np.ndarray | results.Pooled) -> Estimate:
     """False positives of ``a`` / those of ``b``, at the sensitivity that ``b`` has at threshold 0.5."""
     (pa, da), (pb, db) = pooled(a), pooled(b)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = results.fp_at(results.sensitivity(db))(da) / results.fp_per_volume(db)
-        point = float(results.fp_at(results.sensitivity(pb))(pa) / results.fp_per_volume(pb))
-    return estimate(point, np.where(np.isfinite(drawn), drawn, np.nan))
+    point = float(results.fp_at(results.sensitivity(pb))(pa)), float(results.fp_per_volume(pb))
+    drawn = results.fp_at(results.sensitivity(db))
+    return results.quotient(point, drawn(da), results.fp_per_volume(db), (drawn.least(da), np.zeros(len(db))))  # type: ignore
 
 
 def at_equal(a: np.ndarray | results.Pooled, b: np.ndarray | results.Pooled) -> Estimate:
@@ -495,6 +497,27 @@ def _whole(r: Results, stem: str, words: str) -> Iterator[Claim]:
                 f"the prior path removes false positives ({loss}, {words}, {visits})", math.nan if prior else number,
                 at_equal(*groups) if groups else None, FEWER, groups, f"ratio of false positives at sensitivity {EQUAL:g}",
             )  # fmt: skip
+
+
+def same_recipe(r: Results) -> pd.DataFrame:
+    """How often the rule of the verdicts tells two trainings apart that differ by their seed alone: a yardstick for claims in
+    which a side has one seed, whose intervals are over patients alone.
+
+    A row per quantity: pairs (of one recipe, scored alike on test), and how many have an interval that excludes 0 (1 of a ratio).
+    """
+    kept = r.runs[(r.runs["split"] == "test") & (r.runs["second_image"] == r.runs["second"])]
+    stems = kept["run"].str.rpartition("-s")[0].drop_duplicates()
+    pairs = [p for stem in stems for p in itertools.combinations(r.seeds(stem), 2)]
+    quantities: dict[str, tuple[results.Statistic, bool]] = {
+        "sensitivity at 0.5": (results.sensitivity, False), "precision at 0.5": (results.precision, False),
+        "mDSC at 0.5": (results.mdsc, False), f"false positives at sensitivity {EQUAL:g}": (results.fp_at(EQUAL), True),
+    }  # fmt: skip
+    lines = {}
+    for name, (statistic, ratio) in quantities.items():
+        found = [compare(statistic, *(r.group([n]) for n in pair), ratio=ratio) for pair in pairs]
+        apart = sum(not e.low <= (1 if ratio else 0) <= e.high for e in found if not np.isnan(e.value))
+        lines[name] = {"pairs": sum(not np.isnan(e.value) for e in found), "told apart": apart}
+    return pd.DataFrame(lines).T
 
 
 def claims_table(r: Results) -> pd.DataFrame:

@@ -302,9 +302,13 @@ def with_second(cases: Sequence[Case], second: str) -> list[Case]:
 
 
 def permuted(cases: Sequence[Case], seed: int) -> list[Case]:
-    """Cases with each other's labels, cut to the brain; with two cases or more, none keeps its own."""
-    order = rng(seed, "permuted labels").permutation(len(cases))
-    label = {int(a): cases[int(b)].label for a, b in zip(order, np.roll(order, 1), strict=True)}
+    """Cases with labels of other patients, cut to the brain (of other visits, where one patient has more than half of them)."""
+    drawn = rng(seed, "permuted labels").permutation(len(cases))
+    who = [cases[i].patient for i in drawn]
+    order = sorted(range(len(cases)), key=lambda k: who.index(who[k]))  # the visits of a patient side by side
+    order = [int(drawn[k]) for k in order]
+    most = max(map(who.count, who), default=0)  # so far on is somebody else
+    label = {a: cases[b].label for a, b in zip(order, np.roll(order, most if 2 * most <= len(order) else 1), strict=True)}
     return [dataclasses.replace(c, label=label[i] * c.mask) for i, c in enumerate(cases)]  # type: ignore[operator]
 
 

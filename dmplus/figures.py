@@ -427,6 +427,7 @@ def lesion_board(case: Case, triage: Triage, lesion: int, *, edge_mm: float = _C
 
     edge_mm: edge of the square around it. panel: inches. Raises ``InputError`` for a number that is no lesion's.
     """
+    triage.check_grid(case)
     if lesion not in set(triage.lesions["lesion"]):
         raise InputError(f"lesion board: expected a lesion from 1 to {len(triage.lesions)}; got {lesion}; choose one")
     tier = triage.lesions.set_index("lesion").loc[lesion, "tier"]

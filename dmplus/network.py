@@ -145,7 +145,8 @@ class BatchNorm(nn.Module):
         if self.training:
             with torch.no_grad():
                 wide = x.float()
-                mean = wide.mean(EACH)  # (C,)
+                pivot = wide[0, :, 0, 0, 0]  # a constant less itself is exactly 0; the mean of a constant is not the constant
+                mean = pivot + (wide - _wide(pivot)).mean(EACH)  # (C,)
                 variance = (wide - _wide(mean)).square().mean(EACH)  # biased
                 self.means.index_copy_(0, self.row, mean[None])
                 self.variances.index_copy_(0, self.row, variance[None])

@@ -41,16 +41,22 @@ FILES = {
 }
 
 
+LEFT_BY_FILE_MANAGERS = (".DS_Store", "Thumbs.db", "desktop.ini")  #: nobody's data
+
+
 @contextlib.contextmanager
 def output_folder(path: str | Path, *, overwrite: bool = False, files: dict[str, str] = FILES) -> Iterator[Path]:
-    """Yield a new folder beside ``path``; on success it becomes ``path``, on failure nothing is left behind.
+    """Yield a new folder; on success it becomes ``path``, on failure nothing is left behind.
 
-    Raises ``InputError`` when ``path`` cannot be written, exists without ``overwrite`` (an empty folder will do), or
-    holds anything but ``files`` (an earlier result): a slip of the hand must not delete other people's data.
+    A folder that exists (empty, or an earlier result to overwrite) keeps its place, owner and permissions: it may be where
+    something is mounted, or where a shell stands; the files are moved into it at the end. Raises ``InputError`` when ``path``
+    cannot be written, exists without ``overwrite`` (an empty folder will do), or holds anything but ``files`` (an earlier
+    result) and what file managers leave: a slip of the hand must not delete other people's data.
     """
     name = runtime.named(path)
     path = runtime.output_path(path, links=False)
-    held = sorted(p.name for p in path.iterdir()) if os.path.isdir(path) else []
+    there = os.path.isdir(path)
+    held = sorted(p.name for p in path.iterdir() if p.name not in LEFT_BY_FILE_MANAGERS) if there else []
     others = [n for n in held if n not in files]
     if others:  # first of all: --overwrite would not help
         raise InputError(
@@ -61,15 +67,18 @@ def output_folder(path: str | Path, *, overwrite: bool = False, files: dict[str,
         raise InputError(
             f"output {name}: expected a new folder; got one that exists; pass --overwrite or choose another"
         )
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part = path / f".part-{os.getpid()}" if there else path.with_name(f".part-{os.getpid()}-{path.name}")
     made = runtime.make_folder(part, name=name)
     try:
         yield part
-        old = path.with_name(f".old-{os.getpid()}-{path.name}")
-        if path.exists():
-            path.rename(old)
-        part.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        if there:
+            new = sorted(p.name for p in part.iterdir())
+            for old in set(held) - set(new):
+                (path / old).unlink()
+            for file in new:
+                os.replace(part / file, path / file)
+        else:
+            part.rename(path)
         made = []
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -191,6 +200,7 @@ def predict(
                 "canonical_shape": case.shape,
             },
             "prior": None if prior is None else Path(prior).name,
+            "prior_covers": None if prior is None else round(float(case.covered[case.mask].mean()), 4),
             "mask": "the scan's non-zero region" if mask is None else Path(mask).name,
             "brain_litres": round(np.count_nonzero(case.mask) * grid.canonical.voxel_mm3 / 1e6, 3),
             "weights": weights,
@@ -240,6 +250,11 @@ def summary(found: Triage, report: dict[str, Any], out: str | Path) -> str:
     else:
         change = ", ".join(f"{counts[k]} {k}" for k in ("new", "growing", "stable", "shrinking", "gone"))
         change = f"Since the earlier scan: {change}."
+        if report["prior_covers"] < 1:
+            change += (
+                f" It covers {report['prior_covers']:.0%} of the brain; where it does not, change is unknown "
+                f"({counts['unknown']} lesions)."
+            )
     lines = [head + ".", change]
     for row in found.lesions.head(12).itertuples():
         place = ", ".join(f"{v:.1f}" for v in (row.x_mm, row.y_mm, row.z_mm))
@@ -339,8 +354,11 @@ def _evaluate_models(
     if unlabelled:
         raise InputError(f"case {unlabelled[0]}: expected a reference label; got none; evaluate labelled cases only")
     for files in cases:  # a bad label of the last case shall not come to light after hours
-        image, affine = read_image(files.image)
-        read_label(files.label, like=Grid(image.shape, affine))  # type: ignore[arg-type]
+        try:
+            image, affine = read_image(files.image)
+            read_label(files.label, like=Grid(image.shape, affine))  # type: ignore[arg-type]
+        except InputError as error:
+            raise InputError(f"case {files.name}: {error}") from None
     from dmplus.inference import predict_volume
 
     models = [*networks, "union"] if len(networks) == 2 else list(networks)

@@ -44,8 +44,26 @@ class Estimate:
 
 
 def estimate(value: float, draws: np.ndarray) -> Estimate:
-    """With the 95 % interval of the draws that exist."""
-    low, high = percentiles(draws)
+    """With the 95 % interval of the draws that exist; without one where the number itself does not (NaN)."""
+    low, high = percentiles(draws) if not np.isnan(value) else (np.nan, np.nan)
+    return Estimate(float(value), float(low), float(high), draws)
+
+
+def quotient(point: tuple[float, float], a: np.ndarray, b: np.ndarray, least: tuple[np.ndarray, np.ndarray]) -> Estimate:
+    """a / b, its value from ``point`` and its interval from the resamples a and b (2000,), either NaN where it is not known but
+    is at least ``least``.
+
+    A resample that is not known counts for the lower end with the smallest ratio that it can have and for the upper end with
+    the largest, which may be infinite: left out, the interval would be that of the lucky ones alone.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, draws, known = np.divide(*point), a / b, ~(np.isnan(a) | np.isnan(b))
+        if known.all() or np.isnan(value):
+            return estimate(float(value), draws)
+        smallest = np.where(np.isnan(a), least[0], a) / np.where(np.isnan(b), np.inf, b)
+        largest = np.where(np.isnan(a), np.inf, a) / np.where(np.isnan(b), least[1], b)
+    low = np.percentile(np.nan_to_num(smallest, nan=0.0, posinf=np.inf), 2.5, method="lower")
+    high = np.percentile(np.nan_to_num(largest, nan=np.inf, posinf=np.inf), 97.5, method="higher")
     return Estimate(float(value), float(low), float(high), draws)
 
 
@@ -215,14 +233,13 @@ def of(statistic: Statistic, counts: np.ndarray | Pooled) -> Estimate:
 
 
 def compare(statistic: Statistic, a: np.ndarray | Pooled, b: np.ndarray | Pooled, *, ratio: bool = False) -> Estimate:
-    """a − b (or a / b) of a statistic of two groups, pairwise over patients."""
+    """a − b (or a / b, :func:`quotient`) of a statistic of two groups, pairwise over patients."""
     (point_a, drawn_a), (point_b, drawn_b) = pooled(a), pooled(b)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if ratio:
-            return estimate(
-                float(np.divide(statistic(point_a), statistic(point_b))), statistic(drawn_a) / statistic(drawn_b)
-            )
-        return estimate(float(statistic(point_a) - statistic(point_b)), statistic(drawn_a) - statistic(drawn_b))
+    if ratio:
+        least = getattr(statistic, "least", lambda counts: np.zeros(counts.shape[:-2]))
+        points = float(statistic(point_a)), float(statistic(point_b))
+        return quotient(points, statistic(drawn_a), statistic(drawn_b), (least(drawn_a), least(drawn_b)))
+    return estimate(float(statistic(point_a) - statistic(point_b)), statistic(drawn_a) - statistic(drawn_b))
 
 
 # ------------------------------------------------------------------------------------------------------------ statistics
@@ -265,8 +282,14 @@ def mdsc(counts: np.ndarray) -> np.ndarray:
 def fp_at(wanted: float | np.ndarray) -> Statistic:
     """False positives per volume where the falling threshold first reaches a sensitivity, linear between thresholds.
 
-    NaN where it is not reached above the floor of the rows.
+    NaN where it is not reached above the floor of the rows; ``.least`` of the statistic is what it then is at least: the false
+    positives at that floor.
     """
+
+    def least(counts: np.ndarray) -> np.ndarray:
+        fp = along(counts)[2]
+        lowest = (~np.isnan(fp)).argmax(-1)[..., None]  # the lowest level that the rows hold
+        return np.nan_to_num(np.take_along_axis(fp, lowest, -1)[..., 0])
 
     def statistic(counts: np.ndarray) -> np.ndarray:
         s, _, fp = along(counts[..., ::-1, :])  # as the threshold falls
@@ -280,6 +303,7 @@ def fp_at(wanted: float | np.ndarray) -> Statistic:
         share = np.where(s1 > s0, (wanted - s0) / np.where(s1 > s0, s1 - s0, 1), 1.0)
         return np.where(reached.any(-1), f0 + share * (f1 - f0), np.nan)
 
+    statistic.least = least  # type: ignore[attr-defined]
     return statistic
 
 

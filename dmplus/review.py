@@ -58,6 +58,7 @@ class Review:
     """
 
     def __init__(self, case: Case, triage: Triage, path: str | Path, *, tiers: Sequence[str] = ("candidate",)) -> None:
+        triage.check_grid(case)
         self.case, self.triage, self.path, self.tiers = case, triage, Path(path), tuple(tiers)
         self._begin()
         if self.path.is_file():
@@ -77,7 +78,7 @@ class Review:
         self._since = time.monotonic()
 
     def _resume(self) -> None:
-        kept = pd.read_csv(self.path, keep_default_na=False)
+        kept = pd.read_csv(self.path, keep_default_na=False, dtype={"case": str})
         keys = ["case", "lesion", "tier", "volume_mm3"]
         if list(kept.columns) != list(self.table.columns) or not kept[keys].equals(
             self.table[keys].astype(kept[keys].dtypes)
@@ -260,7 +261,7 @@ class Reading:
         self._show()
 
     def _resume(self) -> None:
-        kept = pd.read_csv(self.path)
+        kept = pd.read_csv(self.path, dtype={"case": str})
         inside = all(
             kept.loc[kept["kind"] == "mark", c].between(0, n - 1).all() for c, n in zip("xyz", self.case.shape, strict=True)
         ) if list(kept.columns) == ["case", *_READING] else False  # fmt: skip

@@ -65,6 +65,14 @@ class Triage:
             "gone": len(self.gone),
         }
 
+    def check_grid(self, case: Case) -> None:
+        """Raise ``InputError`` unless these are lesions on the grid of ``case``: else outlines lie beside what they outline."""
+        if self.union.shape != case.shape or not np.allclose(self.affine, case.affine, atol=1e-3):
+            raise InputError(
+                f"case {case.name}: expected a triage on its own grid, {case.shape} voxels of 1 mm; got one on a grid of "
+                f"{self.union.shape} with another affine; make it with triage_case(case, ...), predict() returns the file's grid"
+            )
+
     def on_grid(self, grid: Grid) -> Triage:
         """The same lesions on the native ``grid`` whose canonical grid this is, with their volumes measured there.
 
@@ -97,13 +105,16 @@ def triage(
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
     affine: np.ndarray | None = None,
     earlier: np.ndarray | None = None,
+    covered: np.ndarray | None = None,
     threshold: float = THRESHOLD,
     connectivity: int = 26,
 ) -> Triage:
     """Sort the lesions of two probability maps (X, Y, Z) into confirmed and candidate; one table, one row per lesion.
 
     ``prob_spec=None``: one model, every lesion's tier is "untiered" (1 in the map). ``earlier``: bool (X, Y, Z), the
-    union of the earlier scan by the same models, or None (change "unknown"). ``spacing``: mm, used without ``affine``.
+    union of the earlier scan by the same models, or None (change "unknown"). ``covered``: bool (X, Y, Z), where the earlier
+    scan has data (None: everywhere); the change of a lesion that is not wholly there is "unknown". ``spacing``: mm, used
+    without ``affine``.
 
     Columns: ``lesion`` number (confirmed first, then by size); ``tier``; ``volume_mm3``; ``x_mm, y_mm, z_mm`` centre of
     mass by the affine; ``peak_probability`` of either map, ``peak_sens``, ``peak_spec``; ``stratum`` below or from
@@ -168,12 +179,13 @@ def triage(
     if earlier is not None:
         before, _ = label_lesions(earlier.astype(bool), connectivity=connectivity)
         links = _links(labels, before, np.linalg.norm(affine[:3, :3], axis=0))
+    outside = np.zeros(n, bool) if covered is None else np.isin(np.arange(1, n + 1), labels[~covered])
     tiers = np.concatenate([[0], np.where(confirmed, CONFIRMED, CANDIDATE)]).astype(np.uint8)
     return Triage(
         union=labels > 0,
         tiers=tiers[labels],
         labels=labels,
-        lesions=_changes(table, before, links, voxel_mm3),
+        lesions=_changes(table, before, links, voxel_mm3, outside),
         gone=_gone(before, links, affine, voxel_mm3),
         prob_sens=prob_sens,
         prob_spec=prob_spec,
@@ -200,21 +212,22 @@ def triage_case(
     """
     from dmplus.inference import predict_volume
 
-    normal = case.normalised()
+    normal, covered = case.normalised(), case.covered
 
-    def probability(network: DeepMedic, image: np.ndarray, prior: np.ndarray | None) -> np.ndarray:
-        return predict_volume(
-            network, image, prior=prior, mask=case.mask, tiling=tiling, machine=machine, progress=progress
-        )
+    def probability(network: DeepMedic, image: np.ndarray, prior: np.ndarray | None, mask: np.ndarray) -> np.ndarray:
+        return predict_volume(network, image, prior=prior, mask=mask, tiling=tiling, machine=machine, progress=progress)
 
     networks = [sens] if spec is None or spec is sens else [sens, spec]
-    maps = [probability(network, normal.image, normal.prior) for network in networks]
+    maps = [probability(network, normal.image, normal.prior, case.mask) for network in networks]
     earlier = None
     if normal.prior is not None:
         earlier = np.zeros(case.shape, bool)
         for network in networks:
-            earlier |= probability(network, normal.prior, None) >= THRESHOLD
-    return triage(maps[0], None if spec is None else maps[-1], affine=case.affine, earlier=earlier)
+            earlier |= probability(network, normal.prior, None, covered) >= THRESHOLD
+    return triage(
+        maps[0], None if spec is None else maps[-1], affine=case.affine, earlier=earlier,
+        covered=covered | ~case.mask if earlier is not None else None,
+    )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
@@ -268,8 +281,13 @@ def _links(labels: np.ndarray, earlier: np.ndarray, spacing: np.ndarray) -> np.n
     return np.array(pairs, int).reshape(-1, 2)
 
 
-def _changes(table: pd.DataFrame, earlier: np.ndarray | None, links: np.ndarray, voxel_mm3: float) -> pd.DataFrame:
-    """The table with stratum, change, earlier volume and ratio from its ``volume_mm3``, columns in their order."""
+def _changes(
+    table: pd.DataFrame, earlier: np.ndarray | None, links: np.ndarray, voxel_mm3: float, outside: np.ndarray
+) -> pd.DataFrame:
+    """The table with stratum, change, earlier volume and ratio from its ``volume_mm3``, columns in their order.
+
+    outside: bool (n,), lesions that the earlier scan does not cover: their change is unknown.
+    """
     table = table.copy()
     n = len(table)
     volumes = table["volume_mm3"].to_numpy(float)
@@ -284,7 +302,8 @@ def _changes(table: pd.DataFrame, earlier: np.ndarray | None, links: np.ndarray,
         prior = np.bincount(group[n:], before, minlength=n + m)[group[:n]]
         known = prior > 0
         ratio[known] = np.round(group_now[group[:n]][known] / prior[known], 4)
-        change = change_of(ratio)
+        prior, ratio = np.where(outside, np.nan, prior), np.where(outside, np.nan, ratio)
+        change = np.where(outside, "unknown", change_of(ratio))
     table["change"], table["prior_volume_mm3"], table["volume_ratio"] = change.astype(object), prior, ratio
     return table[list(COLUMNS)]
 

@@ -32,6 +32,8 @@ __all__ = [
 BRAIN_LITRES = 2.2
 #: A smaller mask (mm³) is a slip, not a brain: z-scores need some tissue.
 BRAIN_MM3 = 1000
+#: A piece of the brain of at least so many mm³ in which an earlier scan is exactly 0 was not scanned then.
+UNCOVERED_MM3 = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,9 +71,26 @@ class Case:
         """Voxel edge lengths in mm."""
         return tuple(float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))  # type: ignore[return-value]
 
+    @property
+    def covered(self) -> np.ndarray:
+        """Where in the brain the prior has data: bool (X, Y, Z). All of the mask, but its regions of exactly 0 of at least
+        :data:`UNCOVERED_MM3`, which resampling a smaller field of view leaves, and not the rim, thinner than 5 voxels, that
+        misregistration leaves. Nowhere without a prior."""
+        if self.prior is None:
+            return np.zeros_like(self.mask)
+        empty = self.mask & (self.prior == 0)
+        voxel_mm3 = float(np.prod(self.spacing))
+        deep = ndimage.minimum_filter(empty, 5)
+        if not deep.any():
+            return self.mask
+        regions, _ = ndimage.label(empty)
+        large = (np.bincount(regions.ravel()) * voxel_mm3 >= UNCOVERED_MM3) & (np.bincount(regions.ravel(), deep.ravel()) > 0)
+        return self.mask & ~large[regions]
+
     def normalised(self) -> Case:
-        """The same case with image and prior z-scored inside the mask and 0 outside (:func:`zscore`)."""
-        prior = None if self.prior is None else zscore(self.prior, self.mask)
+        """The same case with image and prior z-scored inside the mask and 0 outside (:func:`zscore`); the prior where it has
+        data (:attr:`covered`)."""
+        prior = None if self.prior is None else zscore(self.prior, self.covered)
         return dataclasses.replace(self, image=zscore(self.image, self.mask), prior=prior)
 
     def trimmed(self) -> Case:
@@ -152,6 +171,10 @@ def _load(path: str | Path, what: str) -> tuple[np.ndarray, np.ndarray]:
                     while stream.read(1 << 20):
                         pass
             array = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
+    except (nibabel.spatialimages.HeaderDataError, MemoryError, OverflowError):
+        raise InputError(
+            f"{what} {path.name}: expected a whole NIfTI file; got a header that cannot be read; copy or convert it again"
+        ) from None
     except nibabel.filebasedimages.ImageFileError:
         raise InputError(
             f"{what} {path.name}: expected a NIfTI file (.nii or .nii.gz); got something else; "
@@ -380,11 +403,15 @@ class CaseFiles:
     mask: Path | None = None
 
     def load(self) -> Case:
-        """Read everything and bring it to the canonical 1 mm grid; raises ``InputError`` if frames differ."""
-        return read_case(
-            self.image, prior=self.prior, mask=self.mask, label=self.label, name=self.name, patient=self.patient,
-            visit=self.visit,
-        )[0]  # fmt: skip
+        """Read everything and bring it to the canonical 1 mm grid; raises ``InputError``, which names the case, if frames
+        differ."""
+        try:
+            return read_case(
+                self.image, prior=self.prior, mask=self.mask, label=self.label, name=self.name, patient=self.patient,
+                visit=self.visit,
+            )[0]  # fmt: skip
+        except InputError as error:
+            raise InputError(f"case {self.name}: {error}") from None
 
 
 def read_case(
@@ -410,6 +437,11 @@ def read_case(
     if prior is not None:
         before, prior_affine = read_image(prior, what="prior")
         check_frame(prior, before.shape, prior_affine, like=grid, what="prior")
+        if np.array_equal(before, array):
+            raise InputError(
+                f"prior {Path(prior).name}: expected an earlier scan; got the values of {path.name} itself; pass the visit "
+                "before"
+            )
     if label is not None:
         reference = read_label(label, like=grid)
         components, _ = ndimage.label(reference, np.ones((3, 3, 3)))
@@ -465,23 +497,25 @@ def read_cohort(folder: str | Path, *, split: str | None = None) -> list[CaseFil
             f"cohort {named(folder)}: expected a folder with cases.csv; got none; make one with `dmplus synth`"
         )
     try:
-        with table.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
+        with table.open(newline="", encoding="utf-8-sig") as stream:  # with the mark that spreadsheets put before it
+            reader = csv.DictReader(stream, restkey="")
             rows, columns = list(reader), tuple(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error):
         raise InputError(
             f"cohort {named(folder)}: expected cases.csv as UTF-8 text; got other bytes; save it again"
         ) from None
-    if set(columns) != set(COLUMNS):
+    if missing := [c for c in COLUMNS if c not in columns]:
         raise InputError(
-            f"cohort {named(folder)}: expected the columns {','.join(COLUMNS)} in cases.csv; got {','.join(columns)}; "
-            "rename them"
+            f"cohort {named(folder)}: expected the columns {','.join(COLUMNS)} in cases.csv; got {','.join(columns)}, without "
+            f"{','.join(missing)}; rename or add them"
         )
-    cases = [_row(folder, row) for row in rows]
+    cells = [{c: (row[c] or "").strip() for c in COLUMNS} for row in rows]
+    cases = [_row(folder, row) for row in cells if any(row.values())]
     names = [c.name for c in cases]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise InputError(f"cohort {named(folder)}: expected each name once in cases.csv; got {twice[0]} twice; rename")
+    _check_cohort(named(folder), cases)
     chosen = [c for c in cases if split is None or c.split == split]
     if not chosen:
         splits = ", ".join(sorted({c.split for c in cases if c.split})) or "none"
@@ -490,6 +524,41 @@ def read_cohort(folder: str | Path, *, split: str | None = None) -> list[CaseFil
             f"(splits: {splits}); choose another split"
         )
     return chosen
+
+
+SPLITS = ("train", "validation", "test", "")  #: of a cohort's visits; the last: not used
+
+
+def _check_cohort(name: str, cases: Sequence[CaseFiles]) -> None:
+    """Raise ``InputError`` for what would make a comparison worthless: a patient in two splits, an image listed twice, a prior
+    that is not an earlier visit of the same patient."""
+    of_image: dict[Path, CaseFiles] = {}
+    splits: dict[str, CaseFiles] = {}
+    for case in cases:
+        if case.split not in SPLITS:
+            raise InputError(
+                f"cohort {name}: expected split train, validation, test or nothing; got {case.split!r} for {case.name}; "
+                "correct cases.csv"
+            )
+        first = splits.setdefault(case.patient or case.name, case)
+        if first.split != case.split:
+            raise InputError(
+                f"cohort {name}: expected all visits of a patient in one split; got {first.name} in {first.split or 'none'} and "
+                f"{case.name} in {case.split or 'none'}; correct cases.csv"
+            )
+        twin = of_image.setdefault(case.image.resolve(), case)
+        if twin is not case:
+            raise InputError(
+                f"cohort {name}: expected an image of its own for each case; got one file for {twin.name} and {case.name}; "
+                "correct cases.csv"
+            )
+    for case in cases:
+        before = of_image.get(case.prior.resolve()) if case.prior else None
+        if before and (before is case or before.patient != case.patient or before.days >= case.days != 0):
+            raise InputError(
+                f"cohort {name}: expected as prior of {case.name} an earlier visit of its patient; got the image of "
+                f"{before.name} (patient {before.patient or 'unknown'}, day {before.days}); correct cases.csv"
+            )
 
 
 def _row(folder: Path, row: dict[str, str]) -> CaseFiles:

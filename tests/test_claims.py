@@ -125,6 +125,41 @@ def test_false_positives_at_a_sensitivity_lie_on_straight_lines():
     assert results.sensitivity_at(2.0)(counts) == 0.6 and results.sensitivity_at(1.9)(counts) == 0
 
 
+def test_the_rule_is_tried_on_trainings_that_differ_by_their_seed_alone(folder):
+    table = claims.same_recipe(Results(folder))
+    assert table["pairs"].tolist() == [3 * 3] * 4  # three recipes with three seeds each
+    assert [*table.index] == ["sensitivity at 0.5", "precision at 0.5", "mDSC at 0.5", "false positives at sensitivity 0.85"]
+    assert (table["told apart"] <= table["pairs"]).all()
+    r = Results(folder)
+    everything = r.counts("bce-s1").copy()
+    everything[..., FALSE] *= 5
+    counts = r.counts
+    r.counts = lambda name, **where: everything if name == "bce-s1" else counts(name, **where)
+    r.group = lambda names, **where: np.stack([r.counts(n, **where) for n in names])
+    assert claims.same_recipe(r).loc["precision at 0.5", "told apart"] >= 2  # a seed unlike the others
+
+
+def test_resamples_that_do_not_get_there_count_at_both_ends():
+    """Left out, the ratio would be that of the lucky resamples alone. Twenty patients; a finds 0.85 only where its weak ones are
+    drawn seldom, and has at least 3 false positives a volume where it does not."""
+    a, b = np.zeros((2, 1, 20, len(scoring.LEVELS), 5))
+    a[..., VOLUMES] = b[..., VOLUMES] = 1
+    a[..., FOUND], a[..., MISSED], a[..., FALSE] = 10, 0, 3
+    a[0, :3, :, FOUND], a[0, :3, :, MISSED] = 1, 9  # 0.865 of all: the point gets there, a third of the resamples does not
+    b[..., FOUND], b[..., FALSE] = 10, 6
+    (_, drawn), statistic = results.pooled(a), results.fp_at(0.85)
+    missing = np.isnan(statistic(drawn)).mean()
+    assert 0.25 < missing < 0.55 and (statistic.least(drawn) == 3).all()
+    e = claims.at_equal(a, b)
+    assert 0.5 <= e.low < e.value < 0.6 and e.high == np.inf
+    assert np.nanmax(e.draws) < 0.6 and claims.verdict(e, claims.FEWER) == "not shown"  # below 0.6 in all that get there
+    other = claims.at_equal(b, a)
+    assert other.low == 0 and other.high < np.inf and claims.verdict(other, claims.FEWER) == "not shown"
+    a[0, :4, :, FOUND], a[0, :4, :, MISSED] = 1, 9  # 0.82: no number, and no interval of the lucky
+    none = claims.at_equal(a, b)
+    assert np.isnan([none.value, none.low, none.high]).all() and claims.verdict(none, claims.FEWER) == "not shown"
+
+
 def test_two_models_are_compared_at_the_sensitivity_of_the_second():
     """By hand, with patients alike: a has 6 FP a volume at the sensitivity 0.7 that b has at 0.5 with 4."""
     a, b = np.zeros((2, 1, 5, len(scoring.LEVELS), 5))

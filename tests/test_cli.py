@@ -496,6 +496,19 @@ def test_overwrite_replaces_a_result_as_a_whole(tmp_path, weights, by_brightness
     assert {p.name for p in tmp_path.iterdir()} == {"scan.nii.gz", "out"}
 
 
+def test_a_folder_that_is_there_is_used_and_stays_the_same_folder(tmp_path, weights, by_brightness):
+    """It may be a mount, or where a shell stands, and its permissions were somebody's choice."""
+    scan, out = stored(tmp_path, "scan"), tmp_path / "out"
+    out.mkdir(mode=0o2750)
+    out.chmod(0o2750)
+    (out / ".DS_Store").touch()
+    before = out.stat()
+    assert predict(weights, scan, "-o", out) == 0
+    assert predict(weights, scan, "-o", out, "--overwrite") == 0
+    assert (out.stat().st_ino, out.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert (out / "lesions.csv").is_file() and not list(out.glob(".part*"))
+
+
 @pytest.mark.parametrize("kind", ["missing", "text", "foreign", "truncated"])
 @pytest.mark.parametrize("role", ["sens", "spec"])
 def test_weights_that_cannot_be_used(workplace, weights, capsys, role, kind):

@@ -122,7 +122,7 @@ def test_the_curve_over_alpha_draws_the_points_of_the_rows(r):
         assert y == pytest.approx([float(results.precision(c)) for c in counts])
     words = [t.get_text() for t in figure.axes[1].texts]
     assert words == ["0.995", "0.5", "0.9", "0.5"]  # the ends of each curve
-    assert not evidence.over_alpha(r, {"JVSS": "jvss"}).axes[0].get_legend() and figure.legends  # beside, not over, the curves
+    assert not evidence.over_alpha(r, {"JVSS": "jvss"}).axes[0].get_legend() and figure.legends
 
 
 def test_every_alpha_is_read_at_one_sensitivity(r):

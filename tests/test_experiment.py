@@ -56,6 +56,19 @@ def test_permuted_labels_are_all_there_and_none_at_home():
     assert all(w != int(c.name[-1]) for w, c in zip(where, mixed, strict=True))
 
 
+def test_permuted_labels_come_from_other_patients():
+    shape = (4, 4, 4)
+    visits = [
+        Case(name=f"{p}{v}", patient=p, image=np.ones(shape), mask=np.ones(shape, bool), label=np.full(shape, ord(p), np.uint8))
+        for p, n in (("a", 3), ("b", 2), ("c", 4), ("d", 1)) for v in range(n)
+    ]  # fmt: skip
+    for seed in range(20):
+        mixed = experiment.permuted(visits, seed)
+        assert [c.name for c in mixed] == [c.name for c in visits]
+        assert sorted(c.label[0, 0, 0] for c in mixed) == sorted(c.label[0, 0, 0] for c in visits)
+        assert all(c.label[0, 0, 0] != ord(c.patient) for c in mixed)
+
+
 def test_every_run_has_one_name_and_a_configuration_that_says_what_it_is():
     runs = {r for part in experiment.SETS.values() for r in part}
     assert len({r.name for r in runs}) == len(runs)

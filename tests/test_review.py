@@ -267,3 +267,19 @@ def test_the_turnable_brain_holds_scan_and_tiers_in_their_colours():
     assert lut[1, :3].tolist() == [0x56, 0xB4, 0xE9] and lut[2, :3].tolist() == [0xE6, 0x9F, 0x00] and lut[0, 3] == 0
     assert centres(found, tier="confirmed") == [CENTRES[0]]
     assert {tuple(c) for c in centres(found, tier="candidate")} == set(CENTRES[1:])
+
+
+@pytest.mark.parametrize("name", ["0012", "1e5", "patient_a"])
+def test_a_patient_whose_name_looks_like_a_number_keeps_it(tmp_path, name):
+    case, found = scene(CENTRES)
+    case = dataclasses.replace(case, name=name)
+    Review(case, found, tmp_path / "r.csv").decide("accept")
+    again = Review(case, found, tmp_path / "r.csv")
+    again.decide("reject")
+    kept = pd.read_csv(tmp_path / "r.csv", dtype=str)
+    assert set(kept["case"]) == {name} and kept["decision"].notna().sum() == 2
+    with pytest.raises(InputError, match="expected"):
+        Review(dataclasses.replace(case, name="12"), found, tmp_path / "r.csv")
+    reading = Reading(case, found, tmp_path / "m.csv")
+    reading.mark((10, 12, 14))
+    assert len(Reading(case, found, tmp_path / "m.csv").rows) == len(reading.rows)

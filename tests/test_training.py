@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from dmplus import losses
 from dmplus import network as N
 from dmplus import training as T
 from dmplus.network import NetworkConfig, build, preset
@@ -282,15 +283,23 @@ def test_training_learns_bright_balls(tmp_path, cases):
     assert prob[inside].mean() > 2 * prob[held_out.mask & ~inside].mean()
 
 
+@pytest.mark.parametrize("form", ["paper", "released"])
 @pytest.mark.parametrize("loss", list(T.LOSSES))
-def test_every_loss_is_wired(loss, tmp_path, cases):
-    config = dataclasses.replace(SMALL, loss=loss, weight_detection=2.0, weight_segmentation=3.0)
-    logits = torch.randn(2, 5, 5, 5)
-    target = (torch.rand(2, 5, 5, 5) > 0.9).float()
+def test_every_loss_is_wired(loss, form):
+    """The parts are the formulas of dmplus.losses, with the alpha and the form that were asked for."""
+    config = dataclasses.replace(SMALL, loss=loss, alpha=0.8, form=form, weight_detection=2.0, weight_segmentation=3.0)
+    logits = torch.randn(3, 5, 5, 5, generator=torch.Generator().manual_seed(1))
+    target = (torch.rand(3, 5, 5, 5, generator=torch.Generator().manual_seed(2)) > 0.9).float()
+    target[2] = 0
     parts = T.cost(logits, target, config)
-    detection, segmentation = T.LOSSES[loss]
-    expected = (2 * parts[detection] if detection else 0) + (3 * parts[segmentation] if segmentation else 0)
-    assert float(parts["loss"]) == pytest.approx(float(expected))
+    total = 0.0
+    for name, weight in zip(T.LOSSES[loss], (2, 3), strict=True):
+        if name:
+            alpha = {"alpha": 0.8} if name in ("vss", "sse") else {}
+            expected = float(getattr(losses, name)(logits.sigmoid(), target, form=form, **alpha))
+            assert float(parts[name]) == pytest.approx(expected, rel=1e-5)
+            total += weight * expected
+    assert float(parts["loss"]) == pytest.approx(total, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["bce", "jvss"])
@@ -310,7 +319,7 @@ def test_schedules():
     assert paper.steps == 60 * 20 * 1000 / 10
     assert paper.rate(0) == paper.rate(17 * 2000 + 1999) == 1e-3  # epochs 0 to 17
     assert paper.rate(18 * 2000) == 5e-4
-    assert paper.rate(paper.steps - 1) == pytest.approx(1e-3 / 2**9)
+    assert paper.rate(paper.steps - 1) == pytest.approx(1e-3 / 2**8)  # the release names eight epochs, and not 42
     quick = quick_config()
     assert quick.rate(0) == pytest.approx(2e-3 / 50) and quick.rate(quick.steps - 1) < 1e-7
 

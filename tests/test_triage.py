@@ -245,6 +245,19 @@ def test_new_gone_and_unknown():
     assert set(changes(now, np.zeros(SHAPE, bool)).lesions["change"]) == {"new"}
 
 
+def test_what_the_earlier_scan_does_not_cover_is_not_new():
+    """Of three lesions that look new one lies outside, one across the edge, one inside of what was scanned then."""
+    now = union_of(((5, 5, 5), 3), ((20, 20, 8), 4), ((30, 30, 30), 3))
+    prob = np.where(now, 0.9, 0.0).astype(np.float32)
+    covered = np.arange(SHAPE[2]) < 11 + np.zeros(SHAPE, int)
+    result = triage(prob, prob, earlier=union_of(((20, 20, 8), 3)), covered=covered)
+    assert dict(zip(result.lesions["z_mm"].round(), result.lesions["change"], strict=True)) == {
+        6.0: "new", 10.0: "unknown", 31.0: "unknown"
+    }  # fmt: skip
+    assert result.lesions.loc[result.lesions["change"] == "unknown", ["prior_volume_mm3", "volume_ratio"]].isna().all(axis=None)
+    assert set(triage(prob, prob, earlier=np.zeros(SHAPE, bool)).lesions["change"]) == {"new"}
+
+
 @pytest.mark.parametrize(("gap", "change"), [(0, "stable"), (1, "stable"), (2, "new")])
 def test_two_millimetres_of_misregistration_are_forgiven(gap, change):
     # the last voxel of one and the first of the other lie gap + 1 mm apart
@@ -353,6 +366,26 @@ def test_the_earlier_scan_is_segmented_without_a_prior_of_its_own(pair):
     assert "unknown" not in set(result.lesions["change"])
     # the prior reaches the current scan's maps, too
     assert not np.array_equal(result.prob_sens, triage_case(scan(False), *pair, machine=CPU).prob_sens)
+
+
+def test_a_case_whose_prior_is_a_shorter_slab(pair):
+    case = scan(True)
+    case.prior[:, :, 8:] = 0
+    case = dataclasses.replace(case, affine=np.diag([3.0, 3, 3, 1]))  # 27 mm³ a voxel: the rest is large enough to matter
+    result = triage_case(case, *pair, machine=CPU)
+    beyond = np.unique(result.labels[:, :, 8:])
+    changes = result.lesions.set_index("lesion")["change"]
+    assert len(changes) and set(changes.loc[[n for n in beyond if n]]) == {"unknown"}
+    assert not (result.earlier[:, :, 8:] > 0).any()
+
+
+def test_lesions_of_another_grid_are_refused():
+    case = scan(False)
+    found = triage(np.zeros(case.shape, np.float32), None)
+    found.check_grid(case)
+    for other in (np.diag([-1.0, 1, 1, 1]), np.diag([1.0, 1, 1.8, 1])):
+        with pytest.raises(InputError, match=r"expected a triage on its own grid.* make it with triage_case"):
+            dataclasses.replace(found, affine=other).check_grid(case)
 
 
 def test_a_network_without_prior_path_runs_on_a_case_with_prior():

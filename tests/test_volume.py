@@ -393,7 +393,7 @@ def test_a_case_without_prior_and_label(tmp_path):
 
 
 def test_splits_and_what_is_refused(tmp_path):
-    cases = [volume.write_case(tmp_path, small_case(n), split=s) for n, s in (("a", "train"), ("b", "test"))]
+    cases = [volume.write_case(tmp_path, small_case(n, patient=n), split=s) for n, s in (("a", "train"), ("b", "test"))]
     volume.write_cohort(tmp_path, cases)
     assert [c.name for c in volume.read_cohort(tmp_path, split="test")] == ["b"]
     with pytest.raises(InputError, match="got none \\(splits: test, train\\)"):
@@ -402,7 +402,12 @@ def test_splits_and_what_is_refused(tmp_path):
     for words, text in (
         ("columns", table.replace("visit", "session", 1)),
         ("twice", table + table.splitlines()[1] + "\n"),
-        ("whole numbers", table.replace("a,p1,0,", "a,p1,zero,")),
+        ("whole numbers", table.replace("a,a,0,", "a,a,zero,")),
+        ("one split; got a in train and b in test", table.replace("b,b,0", "b,a,0")),
+        ("got 'val' for a", table.replace(",train,", ",val,")),
+        ("one file for a and b", table.replace("b_image", "a_image")),
+        ("earlier visit of its patient; got the image of a", table.replace("a_prior", "a_image")),
+        ("earlier visit of its patient; got the image of b", table.replace("a_prior", "b_image")),
         ("got none for gone.nii.gz", table.replace("a_label.nii.gz", "gone.nii.gz")),
         ("an empty cell", table.replace("a_image.nii.gz", "")),
     ):
@@ -411,6 +416,55 @@ def test_splits_and_what_is_refused(tmp_path):
             volume.read_cohort(tmp_path)
     with pytest.raises(InputError, match="dmplus synth"):
         volume.read_cohort(tmp_path / "elsewhere")
+    as_saved_by_a_spreadsheet = "\ufeff" + table.replace("\n", ",note\n", 1).replace(",train,", ", train,") + ",,,,,,,,,\n"
+    (tmp_path / "cases.csv").write_text(as_saved_by_a_spreadsheet, encoding="utf-8")
+    assert volume.read_cohort(tmp_path) == cases
+
+
+def test_a_prior_is_a_visit_before(tmp_path):
+    """Visits that share their image files: the prior of the second is the image of the first, and not the other way round."""
+    first, second = (
+        volume.write_case(tmp_path, small_case(n, prior=None), split="train", days=d) for n, d in (("v0", 0), ("v1", 42))
+    )
+    volume.write_cohort(tmp_path, [first, dataclasses.replace(second, prior=first.image)])
+    assert [c.prior and c.prior.name for c in volume.read_cohort(tmp_path)] == [None, "v0_image.nii.gz"]
+    third = dataclasses.replace(second, name="v2", days=20, image=second.mask, prior=second.image)
+    volume.write_cohort(tmp_path, [first, second, third])
+    with pytest.raises(InputError, match="prior of v2 an earlier visit .* got the image of v1 .*day 42"):
+        volume.read_cohort(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_names_its_case(tmp_path):
+    files = volume.write_case(tmp_path, small_case())
+    files.image.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="case p1_v0: image p1_v0_image.nii.gz"):
+        files.load()
+
+
+def test_the_scan_itself_is_no_earlier_scan(tmp_path):
+    files = volume.write_case(tmp_path, small_case())
+    with pytest.raises(InputError, match="expected an earlier scan; got the values of p1_v0_image.nii.gz itself"):
+        dataclasses.replace(files, prior=files.image).load()
+
+
+def test_a_prior_counts_where_it_has_data():
+    """A shorter slab is not covered and not in the statistics; single zeros and a rim of misregistration are."""
+    draw = rng(7, "covered")
+    image, prior = (draw.gamma(4, 50, (30, 30, 30)).astype(np.float32) for _ in range(2))
+    mask = np.zeros(image.shape, bool)
+    mask[2:-2, 2:-2, 2:-2] = True
+    case = Case(name="c", image=image, mask=mask, prior=prior)
+    assert case.covered is mask and not dataclasses.replace(case, prior=None).covered.any()
+    rim = prior.copy()
+    rim[:5], rim[:, :5], rim[10, 10, 10] = 0, 0, 0  # 3 voxels of the brain, more than 1000 mm³ of it
+    assert (dataclasses.replace(case, prior=rim).covered == mask).all()
+    slab = prior.copy()
+    slab[:, :, 20:] = 0
+    cut = dataclasses.replace(case, prior=slab)
+    assert np.array_equal(cut.covered, mask & (np.arange(30) < 20))
+    normal = cut.normalised().prior
+    inside = normal[cut.covered]
+    assert abs(inside.mean()) < 1e-4 and abs(inside.std() - 1) < 1e-4 and not normal[~cut.covered].any()
 
 
 def test_loading_refuses_another_frame(tmp_path):
