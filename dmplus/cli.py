@@ -109,10 +109,12 @@ all maps lie on the scan's own grid:
   tiers.nii.gz             0 background, 1 candidate, 2 confirmed
   lesions.nii.gz           the lesion's number in lesions.csv
   lesions.csv              tier, volume (mm3, counted on the scan's grid),
-                           centre (mm, scanner frame), peak probability,
+                           centre (mm in the scanner's frame: x to the right of
+                           the patient, y to the front, z up), peak probability,
                            stratum (below or from 0.1 cm3), and the change
                            since the earlier scan (measured at 1 mm)
-  triage.png               each lesion in three planes, the earlier one beside it
+  triage.png               the first 30 lesions in three planes, the earlier
+                           scan beside them
   run.json                 versions, weights and their hashes, device, seconds,
                            thresholds, counts
 
@@ -307,7 +309,11 @@ def _out_option(sub: Parser, text: str = "new folder for the results; an empty o
 def _predict_options(sub: Parser) -> None:
     sub.add_argument("scan", metavar="SCAN", help="contrast-enhanced T1, .nii or .nii.gz")
     _out_option(sub)
-    sub.add_argument("--prior", metavar="FILE", help="an earlier scan, registered and resampled to SCAN's grid")
+    sub.add_argument(
+        "--prior",
+        metavar="FILE",
+        help="an earlier scan, registered and resampled to SCAN's grid; where it has no data (0) changes are unknown",
+    )
     sub.add_argument("--mask", metavar="FILE", help="brain mask (0/1) on SCAN's grid; default: SCAN's non-zero region")
     _model_options(sub)
     sub.add_argument(
@@ -332,7 +338,11 @@ def _synth_options(sub: Parser) -> None:
 
 
 def _train_options(sub: Parser) -> None:
-    sub.add_argument("cohort", metavar="COHORT", help="cohort folder with cases.csv, as `dmplus synth` makes it")
+    sub.add_argument(
+        "cohort",
+        metavar="COHORT",
+        help="cohort folder with cases.csv, as `dmplus synth` makes it; its columns are told in data_cards/uker_private.md",
+    )
     _out_option(sub, "new or empty folder; an unfinished run in it is continued")
     sub.add_argument(
         "--preset",

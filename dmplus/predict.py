@@ -36,7 +36,7 @@ FILES = {
     "tiers.nii.gz": "1 candidate, 2 confirmed",
     "lesions.nii.gz": "the lesion's number in lesions.csv",
     "lesions.csv": "one row per lesion: tier, volume, centre, peak probability, stratum, change",
-    "triage.png": "each lesion in three planes, the earlier scan beside it",
+    "triage.png": "the first 30 lesions in three planes, the earlier scan beside them",
     "run.json": "what was done: versions, weights, device, seconds, thresholds, counts",
 }
 

@@ -5,11 +5,13 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dmplus import cli
 from dmplus.notebooks import describe, notebook_names
+from dmplus.volume import write_nifti
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,8 +34,24 @@ def test_the_table_of_notebooks_says_what_their_results_say():
         assert question == said.question and minutes == said.quick.split()[0]
 
 
+def test_the_review_of_ones_own_scan_runs(tmp_path, monkeypatch):
+    """The files of the example, at another size: a brain with a bright ball, and the same without."""
+    block, _ = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    mask = np.zeros((30, 30, 30), bool)
+    mask[3:-3, 3:-3, 3:-3] = True
+    noise = np.random.default_rng(0).normal(100, 5, (2, *mask.shape)) * mask
+    noise[0, 12:16, 12:16, 12:16] = 300
+    for name, image in zip(("scan", "earlier"), noise, strict=True):
+        write_nifti(tmp_path / f"{name}.nii.gz", image.astype(np.float32), affine=np.eye(4))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block, names)
+    names["found"].check_grid(names["case"])
+    assert names["case"].prior is not None and names["found"].earlier is not None
+
+
 def test_python_example_runs():
-    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    _, block = re.findall(r"```python\n(.*?)```", TEXT, re.S)
     prob = torch.rand(2, 4, 4, 4)
     names = {"prob": prob, "target": (prob > 0.8).float()}
     exec(block, names)
