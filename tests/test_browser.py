@@ -141,6 +141,7 @@ def settle(page, box=None, before=None) -> None:
         page.wait_for_timeout(100)
     page.wait_for_timeout(250)
     page.wait_for_function(f"() => ({BUSY})() === 'idle'", timeout=60_000)
+    until = time.monotonic() + 5  # a picture may come some moments after the kernel is done, however long that took
     while box is not None and time.monotonic() < until:
         seen = look(box)
         page.wait_for_timeout(300)
