@@ -146,8 +146,8 @@ def matched(a: np.ndarray | results.Pooled, b: np.ndarray | results.Pooled) -> E
     """False positives of ``a`` / those of ``b``, at the sensitivity that ``b`` has at threshold 0.5."""
     (pa, da), (pb, db) = pooled(a), pooled(b)
     point = float(results.fp_at(results.sensitivity(pb))(pa)), float(results.fp_per_volume(pb))
-    drawn = results.fp_at(results.sensitivity(db))
-    return results.quotient(point, drawn(da), results.fp_per_volume(db), (drawn.least(da), np.zeros(len(db))))  # type: ignore
+    fp = results.fp_at(results.sensitivity(db))
+    return results.quotient(point, fp(da), results.fp_per_volume(db), (fp.least(da), np.zeros(len(db))))  # type: ignore
 
 
 def at_equal(a: np.ndarray | results.Pooled, b: np.ndarray | results.Pooled) -> Estimate:

@@ -702,6 +702,11 @@ def _segments(r: Results, name: str) -> int:
     return int(r.runs.loc[r.runs["run"] == name, "segments"].iloc[0])
 
 
+def _seeds(r: Results, name: str) -> list[str]:
+    """A run and those that differ from it by their seed alone."""
+    return r.seeds(name.rpartition("-s")[0])
+
+
 def learning_curve(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float = EQUAL) -> Figure:
     """False positives per volume against the segments of fine-tuning: at one sensitivity (left), at threshold 0.5 (right).
 
@@ -789,8 +794,7 @@ def by_kind(r: Results, names: Sequence[str]) -> pd.DataFrame:
 
 def found_in_words(r: Results, names: Sequence[str]) -> str:
     """The share of the test metastases that runs of more and more segments find at 0.5, all their seeds: "0.81 after 5,000"."""
-    all_seeds = {n: r.seeds(n.rpartition("-s")[0]) for n in names}
-    found = {n: of(results.sensitivity, pooled(r.group(seeds))) for n, seeds in all_seeds.items()}
+    found = {n: of(results.sensitivity, r.group(_seeds(r, n))) for n in names}
     return ", ".join(f"{e.value:.2f} after {_segments(r, n):,}" for n, e in found.items())
 
 
@@ -807,7 +811,7 @@ def leads_in_words(
     for label, names in curves.items():
         pairs = {_segments(r, n): (n, others.get(_segments(r, n))) for n in names}
         ratios = {
-            n: compare(results.fp_at(sensitivity), *(r.group(r.seeds(x.rpartition("-s")[0])) for x in pair), ratio=True)
+            n: compare(results.fp_at(sensitivity), *(r.group(_seeds(r, x)) for x in pair), ratio=True)
             for n, pair in pairs.items()
             if pair[1]
         }

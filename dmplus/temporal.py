@@ -697,6 +697,12 @@ def draw_volume_changes(table: pd.DataFrame) -> Figure:
 BEYOND = 1e3  #: length of the bar of an interval without an end, out of every picture
 
 
+def _end(table: pd.DataFrame) -> float | None:
+    """Where the axis of the ratios ends if an interval has no end (None: where its bars do)."""
+    ends = table[["ratio", "high"]].to_numpy(float)
+    return 1.3 * float(ends[np.isfinite(ends)].max(initial=1.0)) if np.isinf(ends).any() else None
+
+
 def draw_ratios(table: pd.DataFrame) -> Figure:
     """The table of :func:`ratios`: a point with its interval per model; 1 is the model without prior."""
     figure, axes = figures.new_figure(6.5, 0.6 + 0.45 * len(table))
@@ -707,9 +713,7 @@ def draw_ratios(table: pd.DataFrame) -> Figure:
         yardstick = row.model.startswith(NONE)
         look = {"color": "#777777", "marker": "|"} if yardstick else {"color": COLOURS[0], "marker": MARKERS[k % 6]}
         axis.errorbar(row.ratio, k, xerr=spread, elinewidth=1.2, **look)
-    ends = table[["ratio", "high"]].to_numpy(float)
-    if np.isinf(ends).any():  # such a bar runs out of the picture
-        axis.set_xlim(right=1.3 * ends[np.isfinite(ends)].max(initial=1.0))
+    axis.set_xlim(right=_end(table))
     axis.set_yticks(range(len(table)), list(table["model"])[::-1])
     axis.set(
         xlabel=f"false positives at sensitivity {claims.EQUAL:g}, relative to no prior", ylim=(-0.6, len(table) - 0.4)
@@ -726,9 +730,7 @@ def draw_misregistration(table: pd.DataFrame) -> Figure:
         spread = np.clip([own["ratio"] - own["low"], own["high"] - own["ratio"]], 0, BEYOND)
         axis.errorbar(own["mm"] + 0.03 * k, own["ratio"], yerr=spread, color=COLOURS[k], marker=MARKERS[k], ls=DASHES[k],
                       elinewidth=0.8, label=model)  # fmt: skip
-    ends = table[["ratio", "high"]].to_numpy(float)
-    if np.isinf(ends).any():
-        axis.set_ylim(top=1.3 * ends[np.isfinite(ends)].max(initial=1.0))
+    axis.set_ylim(top=_end(table))
     axis.set(xlabel="residual misregistration of the prior in test, mm (root mean square)",
              ylabel=f"false positives at sensitivity\n{claims.EQUAL:g}, relative to no prior")  # fmt: skip
     figure.legend(loc="outside lower center", ncols=len(axis.containers))

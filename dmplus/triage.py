@@ -226,7 +226,7 @@ def triage_case(
             earlier |= probability(network, normal.prior, None, covered) >= THRESHOLD
     return triage(
         maps[0], None if spec is None else maps[-1], affine=case.affine, earlier=earlier,
-        covered=covered | ~case.mask if earlier is not None else None,
+        covered=covered | ~case.mask,
     )  # fmt: skip
 
 
