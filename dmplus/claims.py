@@ -6,8 +6,9 @@ other), **weak** (the value and at least 80 % of the resamples lie on the paper'
 no difference has an upper and a lower null instead: it holds when the interval lies between them and is opposite when it
 lies outside. A claim whose runs are missing is **not run**. No number and no verdict is typed by hand.
 
-Intervals hold the patients, and the seeds where a side has several. Where it has one (column ``seeds``) they know nothing of what
-another training would have done: :func:`same_recipe` says how often that alone makes a verdict.
+Intervals hold the patients and, where two trainings are compared, what another seed would have done to either
+(:class:`dmplus.results.Chance`, from the recipes with several seeds): column ``interval``. Those of one network (its tiers, its
+prior zeroed), and all where no recipe has several seeds, hold the patients alone. :func:`same_recipe` is the yardstick.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ import pandas as pd
 
 from dmplus import paper, results, training
 from dmplus.experiment import CANDIDATES, CONFIRMED, LONGEST
-from dmplus.results import Estimate, Results, compare, estimate, of, over, pooled
+from dmplus.results import Chance, Estimate, Results, compare, estimate, of, over, pooled
 from dmplus.runtime import InputError, replacing
 from dmplus.scoring import HALF, LEVELS
 
 COLUMNS = (
-    "claim", "paper", "ours", "low", "high", "null", "n_patients", "n_lesions", "seeds", "verdict", "why",
+    "claim", "paper", "ours", "low", "high", "interval", "null", "n_patients", "n_lesions", "seeds", "verdict", "why",
 )  # fmt: skip
 WEAK = 0.8  #: least share of the resamples on the paper's side
 MDSC_MARGIN = 0.02  #: a smaller loss of mDSC counts as none
@@ -49,6 +50,7 @@ class Claim:
     null: tuple[float, float]  #: the paper's side is from the first to the second
     counts: Sequence[np.ndarray] = ()  #: the groups compared, for n
     why: str = ""  #: what the number is, and what else one should know
+    chance: Chance | None = None  #: what the interval holds of the trainings
 
 
 def verdict(ours: Estimate | None, null: tuple[float, float]) -> str:
@@ -134,47 +136,61 @@ def _alpha(r: Results, jvss: Mapping[float, Names], words: str = "", network: st
     """jvss: runs by alpha; words: what to say of them beside their alphas; network: whose numbers of the paper."""
     groups = _groups(r, jvss[0.995], jvss[0.5])
     for quantity, side, word in (("sensitivity", UP, "rises"), ("precision", DOWN, "falls")):
+        statistic = getattr(results, quantity)
+        chance = r.chance(statistic)
         yield Claim(
             f"{quantity} {word} with alpha (JVSS, 0.995 against 0.5{words})",
             _table("JVSS", 0.995, quantity, network) - _table("JVSS", 0.5, quantity, network),
-            compare(getattr(results, quantity), *groups) if groups else None, side, groups,
-            f"difference of {quantity} at threshold 0.5",
+            compare(statistic, *groups, chance=chance) if groups else None, side, groups,
+            f"difference of {quantity} at threshold 0.5", chance,
         )  # fmt: skip
 
 
-def matched(a: np.ndarray | results.Pooled, b: np.ndarray | results.Pooled) -> Estimate:
-    """False positives of ``a`` / those of ``b``, at the sensitivity that ``b`` has at threshold 0.5."""
+def matched(a: np.ndarray, b: np.ndarray, chance: Chance | None = None) -> Estimate:
+    """False positives of ``a`` / those of ``b``, at the sensitivity that ``b`` has at threshold 0.5.
+
+    chance: that of false positives at one sensitivity (:func:`chance_at_equal`).
+    """
     (pa, da), (pb, db) = pooled(a), pooled(b)
     point = float(results.fp_at(results.sensitivity(pb))(pa)), float(results.fp_per_volume(pb))
     fp = results.fp_at(results.sensitivity(db))
-    return results.quotient(point, fp(da), results.fp_per_volume(db), (fp.least(da), np.zeros(len(db))))  # type: ignore
+    above, below = fp(da), results.fp_per_volume(db)
+    if chance:
+        above, below = chance(above, len(a), "a"), chance(below, len(b), "b")
+    return results.quotient(point, above, below, (fp.least(da), np.zeros(len(db))))  # type: ignore[attr-defined]
 
 
-def at_equal(a: np.ndarray | results.Pooled, b: np.ndarray | results.Pooled) -> Estimate:
+def at_equal(a: np.ndarray | results.Pooled, b: np.ndarray | results.Pooled, chance: Chance | None = None) -> Estimate:
     """False positives of ``a`` / those of ``b``, each where its falling threshold reaches sensitivity :data:`EQUAL`.
 
     Not at a sensitivity that one of them has at 0.5: a short training with a large alpha finds everything there, among some
-    hundred false positives.
+    hundred false positives. chance: :func:`chance_at_equal`, where the two were trained apart.
     """
-    return compare(results.fp_at(EQUAL), a, b, ratio=True)
+    return compare(results.fp_at(EQUAL), a, b, ratio=True, chance=chance)
+
+
+def chance_at_equal(r: Results, prior: bool | None = None) -> Chance | None:
+    """What a seed does to the false positives at sensitivity :data:`EQUAL`."""
+    return r.chance(results.fp_at(EQUAL), prior)
 
 
 def _against_bce(r: Results, jvss: Mapping[float, Names], bce: Names, words: str = "") -> Iterator[Claim]:
+    chance = chance_at_equal(r)
     for alpha, names in jvss.items():
         printed = _table("JVSS", 0.9, "fp") / _table("BCE", None, "fp") if alpha == 0.9 else math.nan
         groups = _groups(r, names, bce)
         yield Claim(
             f"JVSS (alpha {alpha:g}{words}) has fewer false positives than BCE at equal sensitivity", printed,
-            matched(*groups) if groups else None, FEWER, groups,
+            matched(*groups, chance) if groups else None, FEWER, groups,
             "ratio of false positives at the sensitivity of BCE at 0.5, JVSS's threshold moved"
-            + ("; the paper's alpha 0.9 is at 0.860 against 0.853" if alpha == 0.9 else ""),
+            + ("; the paper's alpha 0.9 is at 0.860 against 0.853" if alpha == 0.9 else ""), chance,
         )  # fmt: skip
-    groups = _groups(r, jvss[0.995], bce)
+    groups, chance = _groups(r, jvss[0.995], bce), r.chance(results.mdsc)
     yield Claim(
         f"VSS does not harm the segmentation of what is found (mDSC, JVSS 0.995 against BCE{words})",
         _table("JVSS", 0.995, "mdsc") - _table("BCE", None, "mdsc"),
-        compare(results.mdsc, *groups) if groups else None, (-MDSC_MARGIN, math.inf), groups,
-        f"difference of mDSC at 0.5; a loss below {MDSC_MARGIN} counts as none; the two find different lesions",
+        compare(results.mdsc, *groups, chance=chance) if groups else None, (-MDSC_MARGIN, math.inf), groups,
+        f"difference of mDSC at 0.5; a loss below {MDSC_MARGIN} counts as none; the two find different lesions", chance,
     )  # fmt: skip
 
 
@@ -207,7 +223,10 @@ def losses_over_alpha(r: Results) -> list[str]:
 
 def areas(r: Results, stems: Sequence[str]) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """Mean precision over the recalls that the curves over alpha of all ``stems`` share, and the area from 0 to 1."""
-    points = {s: results.points_at_half([r.group([n]) for n in curve_over_alpha(r, s)]) for s in stems}
+    statistics = (results.sensitivity, results.precision)
+    chances = [r.chance(s) for s in statistics]
+    groups = {s: {n: r.group([n]) for n in curve_over_alpha(r, s)} for s in stems}
+    points = {s: results.at_half(each, statistics, chances) for s, each in groups.items()}
     shared: list[tuple[np.ndarray, np.ndarray]] = []
     for i in (0, 1):
         recalls = [p[i][..., 0] for p in points.values()]
@@ -230,7 +249,7 @@ def _against_sse(r: Results) -> Iterator[Claim]:
         yield Claim(
             f"JVSS is better than {words} over alpha", printed if stem == "sse" else math.nan, ours, UP, groups,
             "difference of mean precision at threshold 0.5 over the recalls both curves reach; the paper's is a difference "
-            "of areas by a rule it does not state",
+            "of areas by a rule it does not state", r.chance(results.precision),
         )  # fmt: skip
 
 
@@ -241,6 +260,8 @@ def _weights(r: Results) -> Iterator[Claim]:
     number of false positives.
     """
     line = curve_over_alpha(r, "jvss")
+    statistics = (results.fp_per_volume, results.sensitivity)
+    chances = [r.chance(s) for s in statistics]
     table = paper.table(1).query("network == 'DeepMedic' and loss == 'JVSS'")
     curve = np.log(table["fp"].to_numpy(float)), table["sensitivity"].to_numpy(float)
     text = paper.rows()
@@ -252,11 +273,11 @@ def _weights(r: Results) -> Iterator[Claim]:
         ours, groups = None, []
         if len(line) > 1 and r.has(name):
             groups = [r.group([name])]
-            others = [_found_at_fp(r.group([n])) for n in line]
+            point, drawn = results.at_half({n: r.group([n]) for n in (name, *line)}, statistics, chances)
             gaps = []
-            for i, (fp, found) in enumerate(_found_at_fp(groups[0])):  # the point, then the resamples
-                x, y = (np.stack([o[i][k] for o in others], -1) for k in (0, 1))
-                gaps.append(found - _on_line(x, y, fp))
+            for each in (point[None], drawn):  # (k, runs, 2): the point, then the resamples; the run before its rivals
+                fp, found = np.log(each[..., 0]), each[..., 1]
+                gaps.append(found[:, 0] - _on_line(fp[:, 1:], found[:, 1:], fp[:, 0]))
             ours = estimate(float(gaps[0][0]), gaps[1])
         alpha = name.split("-")[1]
         yield Claim(
@@ -264,14 +285,8 @@ def _weights(r: Results) -> Iterator[Claim]:
             (-MARGIN, MARGIN), groups,
             "difference of sensitivity from the curve over alpha (weight 1:1) at as many false positives, threshold 0.5; "
             f"straight lines over log FP between its points, its end beyond; within {MARGIN} counts as none; near its ceiling "
-            "only a loss can show",
+            "only a loss can show", chances[1],
         )  # fmt: skip
-
-
-def _found_at_fp(counts: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Log of false positives per volume and sensitivity at 0.5: of the point (1,), and of the resamples (2000,)."""
-    point, drawn = pooled(counts)
-    return [(np.log(results.fp_per_volume(c)), results.sensitivity(c)) for c in (point[None], drawn)]
 
 
 def _on_line(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -295,12 +310,14 @@ def _prior(r: Results) -> Iterator[Claim]:
             groups = _groups(r, path, none, prior=prior)
             why = f"ratio of false positives at sensitivity {EQUAL:g}"
             if groups:
-                why += (f"; both at 0.5: ratio {compare(results.fp_per_volume, *groups, ratio=True)}, difference of "
-                        f"sensitivity {compare(results.sensitivity, *groups)}")  # fmt: skip
+                both = [compare(s, *groups, ratio=ratio, chance=r.chance(s, prior))
+                        for s, ratio in ((results.fp_per_volume, True), (results.sensitivity, False))]  # fmt: skip
+                why += f"; both at 0.5: ratio {both[0]}, difference of sensitivity {both[1]}"
             yield Claim(
                 f"the prior path removes false positives ({recipe}, {words})", printed,
-                at_equal(*groups) if groups else None, FEWER, groups, why,
+                at_equal(*groups, chance_at_equal(r, prior)) if groups else None, FEWER, groups, why, chance_at_equal(r, prior),
             )  # fmt: skip
+    chance = chance_at_equal(r, True)
     others = [("BCE from scratch", "trunk-path-s11", "trunk-none-s11")]
     others += [
         (f"alpha {a:g}, trained on the trunk's own patients", f"jvss-{a:g}-path-s0", f"jvss-{a:g}-s0")
@@ -310,15 +327,16 @@ def _prior(r: Results) -> Iterator[Claim]:
         groups = _groups(r, [path], [none], prior=True)
         yield Claim(
             f"the prior path removes false positives ({words}, visits with a prior)", math.nan,
-            at_equal(*groups) if groups else None, FEWER, groups, f"ratio of false positives at sensitivity {EQUAL:g}",
+            at_equal(*groups, chance) if groups else None, FEWER, groups,
+            f"ratio of false positives at sensitivity {EQUAL:g}", chance,
         )  # fmt: skip
     for alpha in (0.995, 0.5):
         groups = _groups(r, [f"jvss-{alpha:g}-fresh-path-healthy-s0"], [f"jvss-{alpha:g}-fresh-none-s0"], prior=True)
         yield Claim(
             f"positive control: the prior path removes false positives where every metastasis is new (alpha {alpha:g})",
-            math.nan, at_equal(*groups) if groups else None, FEWER, groups,
+            math.nan, at_equal(*groups, chance) if groups else None, FEWER, groups,
             f"ratio of false positives at sensitivity {EQUAL:g}, visits with a prior, trained and tested on priors as they were "
-            "before any metastasis",
+            "before any metastasis", chance,
         )  # fmt: skip
     for alpha in (0.995, 0.5):
         stem = f"jvss-{alpha:g}-fresh"
@@ -330,8 +348,8 @@ def _prior(r: Results) -> Iterator[Claim]:
         for rival, words in pairs:
             groups = _groups(r, [f"{stem}-path-s0"], [rival], prior=True)
             yield Claim(
-                f"{words} (alpha {alpha:g})", math.nan, at_equal(*groups) if groups else None, FEWER, groups,
-                f"ratio of false positives at sensitivity {EQUAL:g}, visits with a prior",
+                f"{words} (alpha {alpha:g})", math.nan, at_equal(*groups, chance) if groups else None, FEWER, groups,
+                f"ratio of false positives at sensitivity {EQUAL:g}, visits with a prior", chance,
             )  # fmt: skip
     read = {recipe: f"{stem}-path-s0" for recipe, (_, stem) in ways.items()}
     read |= {f"alpha {a:g}, the trunk's own patients": f"jvss-{a:g}-path-s0" for a in (0.995, 0.5)}
@@ -437,24 +455,30 @@ def triage_counts(r: Results, system: str) -> np.ndarray | None:
 
 
 def _unet(r: Results) -> Iterator[Claim]:
+    borrowed = "; no U-Net was trained twice: what a seed does is DeepMedic's"
     for alpha, quantity in ((0.9, "sensitivity"), (0.5, "precision")):
         groups = _groups(r, [f"unet-jvss-{alpha:g}-s0"], ["unet-bce-s0"])
+        statistic = getattr(results, quantity)
+        chance = r.chance(statistic)
         yield Claim(
             f"alpha moves a 3D U-Net, too: {quantity} of JVSS {alpha:g} above BCE",
             _table("JVSS", alpha, quantity, "3D U-Net") - _table("BCE", None, quantity, "3D U-Net"),
-            compare(getattr(results, quantity), *groups) if groups else None, UP, groups,
-            f"difference of {quantity} at threshold 0.5",
+            compare(statistic, *groups, chance=chance) if groups else None, UP, groups,
+            f"difference of {quantity} at threshold 0.5{borrowed if chance else ''}", chance,
         )  # fmt: skip
+    chance = chance_at_equal(r)
     for alpha in (0.9, 0.5):
         groups = _groups(r, [f"unet-jvss-{alpha:g}-s0"], ["unet-bce-s0"])
         yield Claim(
             f"VSS helps a 3D U-Net: fewer false positives than with BCE at equal sensitivity (alpha {alpha:g})", math.nan,
-            matched(*groups) if groups else None, FEWER, groups,
-            "ratio of false positives at the sensitivity of BCE at 0.5, JVSS's threshold moved",
+            matched(*groups, chance) if groups else None, FEWER, groups,
+            f"ratio of false positives at the sensitivity of BCE at 0.5, JVSS's threshold moved{borrowed if chance else ''}",
+            chance,
         )  # fmt: skip
 
 
 def _segments(r: Results) -> Iterator[Claim]:
+    chance = chance_at_equal(r)
     change = "segments of 30 voxels, which hold two metastases more rarely, change little"
     for loss, words, why in (
         ("jvss-0.95", "alpha 0.95", "the paper expects no big impact"),
@@ -463,8 +487,8 @@ def _segments(r: Results) -> Iterator[Claim]:
     ):
         groups = _groups(r, [f"{loss}-30-s0"], [f"{loss}-s0"])
         yield Claim(
-            f"{change} ({words})", math.nan, at_equal(*groups) if groups else None, (1 / RATIO_MARGIN, RATIO_MARGIN), groups,
-            f"ratio of false positives, 30 against 37, at sensitivity {EQUAL:g}; {why}",
+            f"{change} ({words})", math.nan, at_equal(*groups, chance) if groups else None, (1 / RATIO_MARGIN, RATIO_MARGIN),
+            groups, f"ratio of false positives, 30 against 37, at sensitivity {EQUAL:g}; {why}", chance,
         )  # fmt: skip
 
 
@@ -495,28 +519,31 @@ def _whole(r: Results, stem: str, words: str) -> Iterator[Claim]:
             groups = _groups(r, path, none, prior=prior)
             yield Claim(
                 f"the prior path removes false positives ({loss}, {words}, {visits})", math.nan if prior else number,
-                at_equal(*groups) if groups else None, FEWER, groups, f"ratio of false positives at sensitivity {EQUAL:g}",
+                at_equal(*groups, chance_at_equal(r, prior)) if groups else None, FEWER, groups,
+                f"ratio of false positives at sensitivity {EQUAL:g}", chance_at_equal(r, prior),
             )  # fmt: skip
 
 
 def same_recipe(r: Results) -> pd.DataFrame:
-    """How often the rule of the verdicts tells two trainings apart that differ by their seed alone: a yardstick for claims in
-    which a side has one seed, whose intervals are over patients alone.
+    """How often the rule of the verdicts tells two trainings apart that differ by their seed alone: a yardstick, as nothing
+    should be told apart but by chance (one pair in twenty).
 
-    A row per quantity: pairs (of one recipe, scored alike on test), and how many have an interval that excludes 0 (1 of a ratio).
+    A row per quantity: pairs (of one recipe, scored alike on test), and how many have an interval that excludes 0 (1 of a ratio),
+    over patients alone, and with the chance of training as in the claims. That chance is from these very pairs.
     """
-    kept = r.runs[(r.runs["split"] == "test") & (r.runs["second_image"] == r.runs["second"])]
-    stems = kept["run"].str.rpartition("-s")[0].drop_duplicates()
-    pairs = [p for stem in stems for p in itertools.combinations(r.seeds(stem), 2)]
+    pairs = [p for names in r.recipes().values() for p in itertools.combinations(names, 2)]
     quantities: dict[str, tuple[results.Statistic, bool]] = {
         "sensitivity at 0.5": (results.sensitivity, False), "precision at 0.5": (results.precision, False),
         "mDSC at 0.5": (results.mdsc, False), f"false positives at sensitivity {EQUAL:g}": (results.fp_at(EQUAL), True),
     }  # fmt: skip
     lines = {}
     for name, (statistic, ratio) in quantities.items():
-        found = [compare(statistic, *(r.group([n]) for n in pair), ratio=ratio) for pair in pairs]
-        apart = sum(not e.low <= (1 if ratio else 0) <= e.high for e in found if not np.isnan(e.value))
-        lines[name] = {"pairs": sum(not np.isnan(e.value) for e in found), "told apart": apart}
+        lines[name] = {"pairs": 0}
+        for words, chance in (("patients alone", None), ("patients and trainings", r.chance(statistic))):
+            found = [compare(statistic, *(r.group([n]) for n in p), ratio=ratio, chance=chance) for p in pairs]
+            known = [e for e in found if not np.isnan(e.value)]
+            apart = sum(not e.low <= (1 if ratio else 0) <= e.high for e in known)
+            lines[name] |= {"pairs": len(known), f"told apart, {words}": apart}
     return pd.DataFrame(lines).T
 
 
@@ -528,7 +555,8 @@ def claims_table(r: Results) -> pd.DataFrame:
         seeds = min((len(g) for g in c.counts), default=0)  # of the side with fewer
         null = " to ".join("" if math.isinf(x) else f"{x:.4g}" for x in c.null)
         lines.append(
-            (c.claim, c.paper, e.value, e.low, e.high, null, *_n(c.counts), seeds, verdict(c.ours, c.null), c.why)
+            (c.claim, c.paper, e.value, e.low, e.high, "patients and trainings" if c.chance else "patients", null,
+             *_n(c.counts), seeds, verdict(c.ours, c.null), c.why)  # fmt: skip
         )
     return pd.DataFrame(lines, columns=list(COLUMNS)).round(4)
 

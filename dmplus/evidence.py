@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from dmplus import figures, paper, results, scoring, synthetic
-from dmplus.claims import EQUAL, areas, curve_over_alpha, losses_over_alpha
+from dmplus.claims import EQUAL, areas, at_equal, chance_at_equal, curve_over_alpha, losses_over_alpha
 from dmplus.experiment import trunk_config
 from dmplus.matching import label_lesions
 from dmplus.notebooks import notebooks_folder
@@ -200,14 +200,14 @@ def over_alpha_at_equal(r: Results, curves: Mapping[str, str], *, sensitivity: f
 def worst_against_best(r: Results, equal: pd.DataFrame, own: str) -> tuple[float, tuple[float, str], Estimate]:
     """Of :func:`over_alpha_at_equal`: the most that a loss needs at any alpha, the fewest of any other, and their ratio.
 
-    The most, the fewest with its name in words, and most / fewest with the interval over the same patients.
+    The most, the fewest with its name in words, and most / fewest with the interval over the same patients and trainings.
     """
     stems = {"JVSS": "jvss", "SSE + BCE": "sse+bce", "SSE": "sse"}
     known = {(k, a): e.value for k in equal.index for a, e in equal.loc[k, "each"].items() if not np.isnan(e.value)}
     worst = max((at for at in known if at[0] == own), key=known.__getitem__)
     best = min((at for at in known if at[0] != own), key=known.__getitem__)
     a, b = (r.group([f"{stems[k]}-{alpha}-s0"]) for k, alpha in (worst, best))
-    ratio = compare(results.fp_at(EQUAL), a, b, ratio=True)
+    ratio = at_equal(a, b, chance_at_equal(r))
     return known[worst], (known[best], f"{best[0]} with alpha {best[1]}"), ratio
 
 
@@ -224,7 +224,8 @@ def at_budgets(
     for label, counts in both.items():
         line = {f"at {b:g} FP a volume": in_words(of(results.sensitivity_at(b), counts)) for b in budgets}
         if against and label != against:
-            line |= {f"minus {against}, at {b:g}": in_words(_gain_at(b, counts, both[against])) for b in budgets}
+            gains = {b: _gain_at(r, b, groups[label], groups[against]) for b in budgets}
+            line |= {f"minus {against}, at {b:g}": in_words(e) for b, e in gains.items()}
         table[label] = line
     return pd.DataFrame(table).T.fillna("")
 
@@ -248,19 +249,27 @@ def at_half_and_equal(r: Results, groups: Mapping[str, Sequence[str]], *, sensit
     return pd.DataFrame(table).T
 
 
-def _gain_at(budget: float, a: results.Pooled, b: results.Pooled) -> Estimate:
-    return compare(results.sensitivity_at(budget), a, b)
+def _gain_at(r: Results, budget: float, a: Sequence[str], b: Sequence[str]) -> Estimate:
+    return trained_apart(r, results.sensitivity_at(budget), a, b)
+
+
+def trained_apart(
+    r: Results, statistic: results.Statistic, a: Sequence[str], b: Sequence[str], *, ratio: bool = False
+) -> Estimate:
+    """:func:`dmplus.results.compare` of two groups of runs, its interval over patients and, unless they share one, trainings."""
+    chance = None if set(a) & set(b) else r.chance(statistic)
+    return compare(statistic, r.group(a), r.group(b), ratio=ratio, chance=chance)
 
 
 def ahead_at_budgets(
     r: Results, groups: Mapping[str, Sequence[str]], *, budgets: Sequence[float] = (1, 4, 10), against: str
 ) -> str:
     """In words, at which budgets a group is ahead of ``against`` (or behind): where the interval excludes 0."""
-    both = {label: pooled(r.group(names)) for label, names in groups.items()}
-    rival = both.pop(against)
     lines = []
-    for label, counts in both.items():
-        gains = {b: _gain_at(b, counts, rival) for b in budgets}
+    for label, names in groups.items():
+        if label == against:
+            continue
+        gains = {b: _gain_at(r, b, names, groups[against]) for b in budgets}
         ahead = [f"{b:g}" for b, e in gains.items() if e.low > 0]
         behind = [f"{b:g}" for b, e in gains.items() if e.high < 0]
         words = [f"{w} at {', '.join(at)}" for w, at in (("ahead", ahead), ("behind", behind)) if at]
@@ -771,7 +780,7 @@ def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensiti
         reached = [name for name, e in zip(names, at.values(), strict=True) if np.isfinite(e.value)]
         ratio = ""
         if len(reached) > 1:
-            gain = compare(_measured(sensitivity), *(r.group([n]) for n in reached[:-3:-1]), ratio=True)
+            gain = trained_apart(r, _measured(sensitivity), *([n] for n in reached[:-3:-1]), ratio=True)
             long, short = (f"{_segments(r, n):,}" for n in reached[:-3:-1])
             ratio = f"; {long} against {short} segments: {gain} times"
         lines.append(f"{label}: {', '.join(words)}{ratio}")
@@ -811,7 +820,7 @@ def leads_in_words(
     for label, names in curves.items():
         pairs = {_segments(r, n): (n, others.get(_segments(r, n))) for n in names}
         ratios = {
-            n: compare(results.fp_at(sensitivity), *(r.group(_seeds(r, x)) for x in pair), ratio=True)
+            n: trained_apart(r, results.fp_at(sensitivity), *(_seeds(r, x) for x in pair), ratio=True)
             for n, pair in pairs.items()
             if pair[1]
         }
@@ -847,7 +856,7 @@ def along_sensitivities(
     both = [pooled(r.group([name])) for name in (a, b)]
     at = {s: results.fp_at(s) for s in sensitivities}
     columns = {name: [words(of(fp, counts)) for fp in at.values()] for name, counts in zip((a, b), both, strict=True)}
-    columns["ratio"] = [words(compare(fp, *both, ratio=True)) for fp in at.values()]
+    columns["ratio"] = [words(trained_apart(r, fp, [a], [b], ratio=True)) for fp in at.values()]
     return pd.DataFrame(columns, index=pd.Index([f"{s:g}" for s in at], name="sensitivity"))
 
 
@@ -899,6 +908,7 @@ def verdicts(table: pd.DataFrame, *, of_claims: Sequence[str] | None = None) -> 
     paper = ["" if np.isnan(p) else f"{p:.3g}" for p in chosen["paper"]]
     return pd.DataFrame(
         {"what": [w.split(";")[0] for w in chosen["why"]], "claimed": [_claimed(n) for n in chosen["null"]], "paper": paper,
-         "ours": ours, "seeds": chosen["seeds"].to_list(), "verdict": chosen["verdict"].to_list()},
+         "ours": ours, "over": chosen["interval"].str.replace(" and", ",").to_list(), "seeds": chosen["seeds"].to_list(),
+         "verdict": chosen["verdict"].to_list()},
         index=pd.Index(chosen["claim"], name="claim"),
     )  # fmt: skip

@@ -3,7 +3,9 @@
 :class:`Results` reads ``runs.csv``, ``visits.csv`` and ``rows.csv.gz`` (:func:`dmplus.experiment.collect`) and counts, for
 any group of runs, found and missed lesions and false positives per patient and threshold. Intervals are 95 % percentiles
 over 2000 resamples: patients with replacement and, where a group has several seeds, seeds with replacement. Draws depend
-on nothing but the number of patients and seeds, so that two groups are compared pairwise.
+on nothing but the number of patients and seeds, so that two groups are compared pairwise. Where two groups were trained apart,
+a difference also holds what another seed would have done to either (:class:`Chance`): with one training a side, patients alone
+would tell two trainings of one recipe apart.
 
 Precision is the paper's, found / (found + false): rows do not say into how many blobs a found lesion falls.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,25 @@ def quotient(point: tuple[float, float], a: np.ndarray, b: np.ndarray, least: tu
     low = np.percentile(np.nan_to_num(smallest, nan=0.0, posinf=np.inf), 2.5, method="lower")
     high = np.percentile(np.nan_to_num(largest, nan=np.inf, posinf=np.inf), 97.5, method="higher")
     return Estimate(float(value), float(low), float(high), draws)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chance:
+    """How far its seed alone moves a statistic of a training: the standard deviation over trainings of one recipe, on the scale
+    of log-odds for a share and of logs for a count (:attr:`count`), where it hardly depends on the recipe."""
+
+    sd: float
+    df: int  #: degrees of freedom: trainings − recipes
+    count: bool = False
+
+    def __call__(self, drawn: np.ndarray, seeds: int, of: str) -> np.ndarray:
+        """The resamples (2000,) of the mean over ``seeds`` trainings, each with a chance of its own; 0, 1 and NaN stay.
+
+        Resampling n seeds already holds (n − 1) / n of the variance of their mean, sd² / n: what is added is the rest,
+        sd² / n². The chance is Student's t, as sd is itself from few trainings. of: a name; other names are other trainings.
+        """
+        moved = np.exp(rng(0, "chance of training", of).standard_t(self.df, len(drawn)) * self.sd / seeds)
+        return drawn * moved if self.count else drawn * moved / (1 - drawn + drawn * moved)
 
 
 class Results:
@@ -198,6 +219,29 @@ class Results:
         """Counts of several seeds: (seeds, patients, levels, 5)."""
         return np.stack([self.counts(n, **where) for n in names])  # type: ignore[arg-type]
 
+    def recipes(self) -> dict[str, list[str]]:
+        """Recipes that were trained with several seeds and scored on test: name → runs."""
+        kept = self.runs[(self.runs["split"] == "test") & (self.runs["second_image"] == self.runs["second"])]
+        stems = {s: self.seeds(s) for s in kept["run"].str.rpartition("-s")[0].drop_duplicates()}
+        return {s: names for s, names in stems.items() if len(names) > 1}
+
+    def chance(self, statistic: Statistic, prior: bool | None = None) -> Chance | None:
+        """That of a statistic, pooled over :meth:`recipes`; None where no recipe has two trainings in which it exists and is not
+        at an end (a share of 0 or 1, a count of 0)."""
+        count = getattr(statistic, "count", False)
+        squares, df = 0.0, 0
+        kept = self.__dict__.setdefault("_of_recipes", {})  # counting takes most of the time
+        if prior not in kept:
+            kept[prior] = [self.group(names, prior=prior).sum(1) for names in self.recipes().values()]
+        for counts in kept[prior]:
+            each = statistic(counts)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                each = np.log(each) if count else np.log(each / (1 - each))
+            each = each[np.isfinite(each)]
+            squares += float(((each - each.mean()) ** 2).sum()) if len(each) else 0.0
+            df += max(len(each) - 1, 0)
+        return Chance(float(np.sqrt(squares / df)), df, count) if df else None
+
 
 # ------------------------------------------------------------------------------------------------------------ resampling
 @functools.lru_cache(maxsize=16)
@@ -232,14 +276,22 @@ def of(statistic: Statistic, counts: np.ndarray | Pooled) -> Estimate:
     return estimate(float(statistic(point)), statistic(drawn))
 
 
-def compare(statistic: Statistic, a: np.ndarray | Pooled, b: np.ndarray | Pooled, *, ratio: bool = False) -> Estimate:
-    """a − b (or a / b, :func:`quotient`) of a statistic of two groups, pairwise over patients."""
+def compare(
+    statistic: Statistic, a: np.ndarray | Pooled, b: np.ndarray | Pooled, *, ratio: bool = False, chance: Chance | None = None
+) -> Estimate:
+    """a − b (or a / b, :func:`quotient`) of a statistic of two groups, pairwise over patients.
+
+    chance: that of the statistic (:meth:`Results.chance`), where the groups were trained apart; without it the interval is that
+    of these very networks. It needs counts that are not pooled, as it depends on the number of seeds.
+    """
     (point_a, drawn_a), (point_b, drawn_b) = pooled(a), pooled(b)
+    values, draws = [float(statistic(p)) for p in (point_a, point_b)], [statistic(d) for d in (drawn_a, drawn_b)]
+    if chance:
+        draws = [chance(d, len(c), side) for d, c, side in zip(draws, (a, b), "ab", strict=True)]
     if ratio:
         least = getattr(statistic, "least", lambda counts: np.zeros(counts.shape[:-2]))
-        points = float(statistic(point_a)), float(statistic(point_b))
-        return quotient(points, statistic(drawn_a), statistic(drawn_b), (least(drawn_a), least(drawn_b)))
-    return estimate(float(statistic(point_a) - statistic(point_b)), statistic(drawn_a) - statistic(drawn_b))
+        return quotient((values[0], values[1]), draws[0], draws[1], (least(drawn_a), least(drawn_b)))
+    return estimate(values[0] - values[1], draws[0] - draws[1])
 
 
 # ------------------------------------------------------------------------------------------------------------ statistics
@@ -273,6 +325,9 @@ def fp_per_volume(counts: np.ndarray, level: int = HALF) -> np.ndarray:
     return over(c[..., FALSE], c[..., VOLUMES])
 
 
+fp_per_volume.count = True  # type: ignore[attr-defined]
+
+
 def mdsc(counts: np.ndarray) -> np.ndarray:
     """Mean Dice of the lesions found at 0.5."""
     c = counts[..., HALF, :]
@@ -303,7 +358,7 @@ def fp_at(wanted: float | np.ndarray) -> Statistic:
         share = np.where(s1 > s0, (wanted - s0) / np.where(s1 > s0, s1 - s0, 1), 1.0)
         return np.where(reached.any(-1), f0 + share * (f1 - f0), np.nan)
 
-    statistic.least = least  # type: ignore[attr-defined]
+    statistic.least, statistic.count = least, True  # type: ignore[attr-defined]
     return statistic
 
 
@@ -333,10 +388,17 @@ def area(points: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) 
     return np.where(width > 0, (np.diff(edges, axis=-1) * best).sum(-1) / np.where(width > 0, width, 1), np.nan)
 
 
-def points_at_half(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(recall, precision) at 0.5 of each group: (n, 2), and of the resamples, (2000, n, 2)."""
-    both = [pooled(g) for g in groups]
-    point, drawn = (
-        np.stack([np.stack([sensitivity(b[i]), precision(b[i])], -1) for b in both], -2) for i in (0, 1)
-    )  # fmt: skip
-    return point, drawn
+def at_half(
+    groups: Mapping[str, np.ndarray], statistics: Sequence[Statistic], chances: Sequence[Chance | None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Statistics of each group: (groups, statistics), and of the resamples, (2000, groups, statistics).
+
+    groups: the name of a training (no two share their chance) → counts; chances: of each statistic, None: patients alone.
+    """
+    points, draws = [], []
+    for name, counts in groups.items():
+        point, drawn = pooled(counts)
+        points.append([float(s(point)) for s in statistics])
+        each = [s(drawn) for s in statistics]
+        draws.append([c(d, len(counts), f"{name} {i}") if c else d for i, (c, d) in enumerate(zip(chances, each, strict=True))])
+    return np.array(points), np.moveaxis(np.array(draws), -1, 0)

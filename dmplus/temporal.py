@@ -248,7 +248,7 @@ def reads(r: Results) -> pd.DataFrame:
             "run": name, "control": run.second == "healthy", "loss": run.loss, "fp": of(results.fp_at(claims.EQUAL), own),
             "zeroed": against.get("zeroed"), "other": against.get("other"),
             "moves": peaks_move(r, (name, run.second), (name, there[0])),
-            "no_prior": claims.at_equal(own, r.group([beside], prior=True)) if beside else None,
+            "no_prior": _against(r, [name], [beside], prior=True) if beside else None,
         })  # fmt: skip
     table = pd.DataFrame(lines, columns=["run", "control", "loss", "fp", "zeroed", "other", "moves", "no_prior"])
     return table.sort_values("control", kind="stable", ignore_index=True)
@@ -339,7 +339,7 @@ def told_by_prior(
     alone, both = (pooled(c) for c in second_look.look(r.candidates, visits).values())
     runs = {label: ways(r, stem) for label, stem in pairs.items()}
     networks = {
-        label: [pooled(r.group(own[way], prior=True)) for way in (PATH, NONE)]
+        label: [r.group(own[way], prior=True) for way in (PATH, NONE)]
         for label, own in runs.items() if {PATH, NONE} <= own.keys()
     }  # fmt: skip
     lines = {}
@@ -351,8 +351,9 @@ def told_by_prior(
             "both / alone": evidence.in_words(compare(at, both, alone, ratio=True)),
         }
         for label, pair in networks.items():
-            known = all(results.sensitivity(point, -1) < sensitivity for point, _ in pair)
-            ratio = evidence.in_words(compare(at, *pair, ratio=True)) if known else "above the rows"
+            known = all(results.sensitivity(pooled(counts)[0], -1) < sensitivity for counts in pair)
+            ratio = compare(at, *pair, ratio=True, chance=r.chance(at, True))
+            ratio = evidence.in_words(ratio) if known else "above the rows"
             lines[f"{sensitivity:g}"][f"network, path / no prior, {label}"] = ratio
     return pd.DataFrame(lines).T.rename_axis("sensitivity")
 
@@ -397,8 +398,11 @@ def ratios(r: Results, names: Mapping[str, tuple[Sequence[str], str]], baseline:
 def _against(
     r: Results, runs: Sequence[str], baseline: Sequence[str], *, prior: bool, second: str | None = None
 ) -> Estimate:
-    """False positives of ``runs`` over those of ``baseline`` with the same seeds, in visits with a prior or without."""
-    return claims.at_equal(r.group(runs, second=second, prior=prior), r.group(alike(baseline, runs), prior=prior))
+    """False positives of ``runs`` over those of ``baseline`` with the same seeds, in visits with a prior or without; the interval
+    over patients and, unless both are one network, over trainings."""
+    both = r.group(runs, second=second, prior=prior), r.group(alike(baseline, runs), prior=prior)
+    apart = not set(runs) & set(baseline)
+    return claims.at_equal(*both, claims.chance_at_equal(r, prior) if apart else None)
 
 
 def alike(baseline: Sequence[str], runs: Sequence[str]) -> Sequence[str]:
@@ -486,7 +490,7 @@ def positive_words(r: Results, stem: str) -> str:
     control = f"{stem}-path-healthy-s0"
     if not r.has(control):
         return "The positive control was not run."
-    e = claims.at_equal(r.group([control], prior=True), r.group(ways(r, stem)[NONE][:1], prior=True))
+    e = _against(r, [control], ways(r, stem)[NONE][:1], prior=True)
     shown = "the set-up can learn to read a prior" if claims.verdict(e, claims.FEWER) == "holds" else (
         "it is not shown that the set-up can learn to read a prior")  # fmt: skip
     return f"Positive control, where every metastasis is new: {ratio_words(e)} times those without prior, so {shown}."

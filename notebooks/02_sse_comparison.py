@@ -256,8 +256,9 @@ figures.show(
 # %% [markdown]
 # **The rule for the area.** At recall r a loss has the precision of its best point with recall r or more. The *mean
 # precision* is the mean of that over the recalls that **all** losses reach; the *area* is the same from recall 0 to 1, with
-# 0 beyond the last point. Intervals: patients resampled 2000 times, every curve on the same patients. Each claim below
-# compares two losses over the recalls that *these two* share, so it is not the difference of two rows.
+# 0 beyond the last point. Intervals: patients resampled 2000 times, every curve on the same patients, and every point moved as
+# another seed would have moved it. Each claim below compares two losses over the recalls that *these two* share, so it is not
+# the difference of two rows.
 
 # %%
 display(evidence.areas_in_words(areas))
@@ -267,7 +268,8 @@ print(evidence.papers_areas())
 # %% [markdown]
 # The verdict follows a rule in code. The paper's side is the column *claimed*: *holds* if the whole interval lies there,
 # *opposite* if it lies outside, *weak* if four fifths of the resamples lie there, else *not shown*. *Seeds* counts the trainings
-# of the side that has fewer. And of twenty intervals at 95 % one misses the truth by chance alone: this notebook has dozens.
+# of the side that has fewer, *over* says what the interval holds: other patients, and other trainings by the same recipe. And of
+# twenty intervals at 95 % one misses the truth by chance alone: this notebook has dozens.
 #
 # On which side is the largest alpha? On the right of every curve: it finds most and is least precise.
 #
@@ -290,10 +292,10 @@ print(evidence.papers_areas())
 groups = {"BCE": rows.seeds("bce")} | {f"JVSS, alpha {a:g}": rows.seeds(f"jvss-{a:g}") for a in (0.995, 0.5)}
 groups |= {f"SSE + BCE, alpha {a:g}": [f"sse+bce-{a:g}-s0"] for a in (0.995, 0.05)}
 figure = evidence.froc(rows, groups, most=200)
-matched = {a: claims.matched(rows.group(rows.seeds(f"jvss-{a:g}")), rows.group(rows.seeds("bce"))) for a in (0.995, 0.5)}
-better = matched[0.995].high < 1
+bce, chance = rows.group(rows.seeds("bce")), claims.chance_at_equal(rows)
+matched = {a: claims.matched(rows.group(rows.seeds(f"jvss-{a:g}")), bce, chance) for a in (0.995, 0.5)}
 ahead = "At BCE's sensitivity JVSS has fewer false positives\n(after 5,000 segments each)"
-figures.titled(figure, ahead if better else "JVSS and BCE as thresholds move")
+figures.titled(figure, ahead if matched[0.995].high < 1 else "JVSS and BCE as thresholds move")
 figures.show(
     figure,
     f"Figure 3 shows sensitivity on {lesions} metastases against false positives per volume as each threshold falls; the marker "
@@ -349,15 +351,18 @@ of_one_length = table[~table["claim"].str.contains(",000 segments")]  # those th
 display(evidence.verdicts(of_one_length, of_claims=about))
 
 # %% [markdown]
-# How much is a verdict from *one* training a side worth? Its interval is over patients; what another seed would have done it does
-# not know. So here is the rule applied to trainings that differ by their seed alone, where nothing should be told apart:
+# How much is a verdict from *one* training a side worth? An interval over patients knows nothing of what another seed would have
+# done: it is about two networks, not about two losses. So here is the rule applied to trainings that differ by their seed alone,
+# where nothing should be told apart:
 
 # %%
 display(claims.same_recipe(rows).rename_axis("two seeds of one recipe"))
 
 # %% [markdown]
-# By chance one pair in twenty would be told apart. Where it is many more, a *holds* with 1 under *seeds* is a claim about two
-# networks, not about two losses: large differences survive that, small ones do not.
+# By chance one pair in twenty would be told apart. Over patients alone it is many more. So wherever two trainings are compared
+# here, the interval holds the seed, too: how far one moves a number is known from the recipes that were trained three times
+# (pooled, on the scale of log-odds or logs, where the recipes agree), and that is added to the resamples (the last column;
+# no proof, as it judges the pairs it was made from). Large differences survive it, small ones do not.
 #
 # The weights are the weakest of these claims. At 0.5 all the JVSS models of large alpha find nearly everything, so that only a
 # *loss* of sensitivity could show.
@@ -401,7 +406,7 @@ figures.titled(figure, evidence.gains_in_words(gain))
 figures.show(
     figure,
     f"Figure 4 shows the share of test metastases found by size, each model (seed 0) at the threshold that allows {budget:g} "
-    "false positives per validation volume; 95 % intervals over patients. JVSS minus BCE, patient by patient: "
+    "false positives per validation volume; 95 % intervals over patients. JVSS minus BCE, these two networks patient by patient: "
     + ", ".join(f"{evidence.in_words(e)} ({k} cm³)" for k, e in gain.items()) + ".",
 )
 print(evidence.misses_in_words(rows, shown, levels))
@@ -677,7 +682,7 @@ ways = {"BCE alone": ["trunk-none-s11"], "JVSS 0.5 alone": ["jvss-0.5-scratch-s0
 display(evidence.at_half_and_equal(rows, ways))
 alone = rows.group(ways["JVSS 0.5 alone"])
 for other in ("BCE alone", *mixed):
-    ratio = results.compare(results.fp_at(claims.EQUAL), alone, rows.group(ways[other]), ratio=True)
+    ratio = claims.at_equal(alone, rows.group(ways[other]), claims.chance_at_equal(rows))
     print(f"false positives at sensitivity {claims.EQUAL:g}, JVSS 0.5 alone / {other}: {ratio} (one seed each)")
 
 # %% [markdown]
@@ -813,8 +818,8 @@ display(evidence.over_alpha_at_equal(own, both)[["fewest", "most", "not reached 
 #   segment with a lesion the same.
 # - **A point at 0.5** mixes what a loss has learned with where it puts its probabilities. Move the threshold, and compare at
 #   equal sensitivity.
-# - **Over alpha**, with intervals over patients and one stated rule for the area: the table above says who is ahead, and by which
-#   interval; all from BCE's trunk, without which JVSS goes further.
+# - **Over alpha**, with intervals over patients and trainings, and one stated rule for the area: the table above says who is
+#   ahead, and by which interval; all from BCE's trunk, and the section "Without BCE's trunk" says what JVSS does without it.
 # - **A budget** is kept on validation, and the test is looked at once.
 # - **A loss of your own** takes twenty lines, and stands in the same table.
 #
@@ -828,9 +833,10 @@ print(told)
 # ## What could be wrong with this
 #
 # Training and test patients share one template and one generator, so all numbers are flattered, and a difference between losses
-# may be one of this generator. Most trainings have one seed: their intervals are over patients alone, and another seed may move
-# a point by more. All losses were fine-tuned from BCE's trunk with one learning rate, chosen for BCE: a loss that needs another
-# rate, or another beginning, is at a disadvantage. The trainings are short, as their table says: large alpha is punished most
+# may be one of this generator. Most trainings have one seed: what another would have done is taken from five recipes of 5,000
+# segments, all from one trunk, and may differ for others. Points and bars of one network are over patients alone.
+# All losses were fine-tuned from BCE's trunk with one learning rate, chosen for BCE: a loss that needs another rate, or another
+# beginning, is at a disadvantage. The trainings are short, as their table says: large alpha is punished most
 # by that. And most were made before two faults were mended: in those that were compiled, on a processor, the two layers with
 # dropout shared one mask, and BCE took its slope from a rounded probability (Figure 7). The longest training of JVSS 0.995
 # changed its machine on the way: 120,000 segments on a processor, the rest on a GPU.

@@ -732,6 +732,22 @@ FAULTS = (
         ("np.cross(up, eye)", "np.cross(eye, up)"),
         tests="test_figures.py",
     ),
+    # ------------------------------------------------------------------------------------- the chance of training
+    fault("the chance of training left out of ratios", "claims",
+          ("compare(results.fp_at(EQUAL), a, b, ratio=True, chance=chance)", "compare(results.fp_at(EQUAL), a, b, ratio=True)"),
+          tests="test_claims.py"),
+    fault("both sides share their chance", "results",
+          ('zip(draws, (a, b), "ab", strict=True)', 'zip(draws, (a, b), "aa", strict=True)'), tests="test_claims.py"),
+    fault("three seeds as uncertain as one", "results", ("* self.sd / seeds)", "* self.sd)"), tests="test_claims.py"),
+    fault("a share moved beyond 1", "results", ("drawn * moved / (1 - drawn + drawn * moved)", "drawn * moved"),
+          tests="test_claims.py"),
+    fault("sd over trainings with n", "results", ("df += max(len(each) - 1, 0)", "df += len(each)"), tests="test_claims.py"),
+    fault("points of a curve share their chance", "results", ('c(d, len(counts), f"{name} {i}")', 'c(d, len(counts), f"{i}")'),
+          tests="test_claims.py"),
+    fault("one network against itself with a chance", "temporal", ("apart = not set(runs) & set(baseline)", "apart = True"),
+          tests="test_temporal.py"),
+    fault("a run beside itself with a chance", "evidence", ("chance = None if set(a) & set(b) else r.chance(statistic)",
+          "chance = r.chance(statistic)"), tests="test_evidence.py"),
 )
 
 

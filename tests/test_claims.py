@@ -1,6 +1,7 @@
 """From rows to numbers, intervals and verdicts."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -129,14 +130,86 @@ def test_the_rule_is_tried_on_trainings_that_differ_by_their_seed_alone(folder):
     table = claims.same_recipe(Results(folder))
     assert table["pairs"].tolist() == [3 * 3] * 4  # three recipes with three seeds each
     assert [*table.index] == ["sensitivity at 0.5", "precision at 0.5", "mDSC at 0.5", "false positives at sensitivity 0.85"]
-    assert (table["told apart"] <= table["pairs"]).all()
+    columns = ["told apart, patients alone", "told apart, patients and trainings"]
+    assert (table[columns].le(table["pairs"], axis=0)).all(axis=None)
     r = Results(folder)
     everything = r.counts("bce-s1").copy()
     everything[..., FALSE] *= 5
     counts = r.counts
     r.counts = lambda name, **where: everything if name == "bce-s1" else counts(name, **where)
     r.group = lambda names, **where: np.stack([r.counts(n, **where) for n in names])
-    assert claims.same_recipe(r).loc["precision at 0.5", "told apart"] >= 2  # a seed unlike the others
+    apart = claims.same_recipe(r).loc["precision at 0.5", columns]  # a seed unlike the others
+    assert apart.iloc[0] >= 2 and apart.iloc[1] == 0
+
+
+def test_a_recipe_with_several_seeds_says_what_a_seed_does(folder):
+    """Pooled by hand, on log-odds and on logs; at an end there is no scale, and without two trainings no chance."""
+    r = Results(folder)
+    assert sorted(r.recipes()) == ["bce", "jvss-0.5", "jvss-0.995"]
+    for statistic, scale in ((results.precision, lambda p: np.log(p / (1 - p))), (results.fp_per_volume, np.log)):
+        each = [[float(scale(statistic(r.counts(f"{s}-s{k}").sum(0)))) for k in range(3)] for s in r.recipes()]
+        chance = r.chance(statistic)
+        assert chance == results.Chance(pytest.approx(np.sqrt(np.var(each, axis=1, ddof=1).mean())), 6, scale is np.log)
+    with_prior = r.chance(results.precision, True)
+    assert with_prior != r.chance(results.precision) and with_prior.df == 6
+    assert r.chance(results.fp_at(0.85)).count
+    assert r.chance(lambda counts: np.ones(counts.shape[:-2])) is None  # a share of 1
+    assert r.chance(lambda counts: np.full(counts.shape[:-2], np.nan)) is None
+    r.runs = r.runs[r.runs["run"].str.endswith("-s0")]
+    r.rows = {k: v for k, v in r.rows.items() if k[0].endswith("-s0")}
+    r._of_recipes = {}
+    assert r.chance(results.precision) is None
+
+
+def test_the_chance_of_training_widens_what_patients_leave_open():
+    """Patients alike: all that is left is the chance, Student's t on its scale, smaller by the number of seeds."""
+    chance, drawn = results.Chance(0.2, 10), np.full(results.RESAMPLES, 0.75)
+    moved = chance(drawn, 1, "a")
+    odds = np.log(moved / (1 - moved)) - np.log(3)
+    assert np.percentile(odds, [2.5, 97.5]) == pytest.approx([-0.2 * 2.228, 0.2 * 2.228], rel=0.1)  # t of 10
+    thirds = chance(drawn, 3, "a")
+    assert np.log(thirds / (1 - thirds)) - np.log(3) == pytest.approx(odds / 3)
+    assert np.array_equal(moved, chance(drawn, 1, "a")) and abs(np.corrcoef(moved, chance(drawn, 1, "b"))[0, 1]) < 0.1
+    ends = np.array([0.0, 1.0, np.nan])
+    assert np.array_equal(chance(ends, 1, "a"), ends, equal_nan=True)
+    count = results.Chance(0.2, 10, True)
+    assert np.log(count(np.full(results.RESAMPLES, 6.0), 1, "a") / 6) == pytest.approx(odds)
+
+    a, b = np.zeros((2, 1, 5, len(scoring.LEVELS), 5))
+    a[..., VOLUMES] = b[..., VOLUMES] = 1
+    a[..., FOUND], a[..., FALSE], b[..., FOUND], b[..., FALSE] = 9, 4, 9, 5
+    sure = results.compare(results.fp_per_volume, a, b, ratio=True)
+    assert (sure.low, sure.high) == pytest.approx((0.8, 0.8))
+    e = results.compare(results.fp_per_volume, a, b, ratio=True, chance=count)
+    wide = 0.2 * np.sqrt(2) * 2.1  # two trainings; their difference has a little less of a tail
+    assert e.value == pytest.approx(0.8) and np.log([e.low / 0.8, e.high / 0.8]) == pytest.approx([-wide, wide], rel=0.1)
+    assert claims.verdict(sure, claims.FEWER) == "holds" and claims.verdict(e, claims.FEWER) == "not shown"
+    assert claims.at_equal(a, b, count).high > 1 and claims.matched(a, b, count).high > 1
+    points, draws = results.at_half({"x": a, "y": a}, (results.precision,), (chance,))
+    assert points.tolist() == [[9 / 13], [9 / 13]] and draws.shape == (results.RESAMPLES, 2, 1)
+    assert abs(np.corrcoef(draws[:, 0, 0], draws[:, 1, 0])[0, 1]) < 0.1  # two points of a curve are two trainings
+
+
+def test_what_two_trainings_are_compared_by_holds_the_chance_of_either(folder):
+    r = Results(folder)
+    table = claims.claims_table(r).query("verdict != 'not run'").set_index("claim")
+    assert set(table["interval"]) == {"patients and trainings"}  # all of these rows compare two
+    groups = [r.group(r.seeds(s)) for s in ("jvss-0.995", "bce")]
+    line = table.loc["JVSS (alpha 0.995) has fewer false positives than BCE at equal sensitivity"]
+    e = claims.matched(*groups, claims.chance_at_equal(r))
+    alone = claims.matched(*groups)
+    assert [line.low, line.high] == [round(e.low, 4), round(e.high, 4)]
+    assert np.log(e.high / e.low) > np.log(alone.high / alone.low)
+
+
+def test_one_network_has_no_chance_of_training():
+    """The shipped claims: of a network's own tiers, or of its prior and none, the interval is over patients."""
+    folder = Path(__file__).parents[1] / "notebooks" / "results"
+    table = pd.read_csv(folder / "claims.quick.csv")
+    alone = table["claim"].str.contains("reads its prior|confirmed|candidates|negative control")
+    assert (table.loc[alone, "interval"] == "patients").all() and alone.sum() > 10
+    assert (table.loc[~alone, "interval"] == "patients and trainings").all()
+    assert set(pd.read_csv(folder / "claims.gpu.csv")["interval"]) == {"patients"}  # nothing was trained twice
 
 
 def test_resamples_that_do_not_get_there_count_at_both_ends():

@@ -50,6 +50,7 @@ def r(tmp_path_factory):
     draw = rng(0, "temporal")
     made = {f"jvss-0.995-s{s}": ("prior", rows_of(draw, found=34, false=8)) for s in range(2)}
     made |= {f"jvss-0.995-path-s{s}": ("prior", rows_of(draw, found=34, false=4)) for s in range(2)}
+    made |= {f"bce-s{s}": ("prior", rows_of(rng(s, "seeds"), found=34, false=8)) for s in range(8)}  # what a seed does
     folder = collected(tmp_path_factory.mktemp("temporal") / "rows", made)
     rows, runs = (pd.read_csv(folder / n) for n in ("rows.csv.gz", "runs.csv"))
     more, lines = [], []
@@ -79,6 +80,10 @@ def test_ratios_are_those_of_false_positives_at_one_sensitivity_in_visits_with_a
     single = temporal.effect(r, {"no prior": r.seeds("jvss-0.995"), "path": ["jvss-0.995-path-s1"]})
     by_seed = [r.group([n], prior=True).sum(1).mean(0) for n in ("jvss-0.995-path-s1", "jvss-0.995-s1")]
     assert single.value == pytest.approx(float(at(by_seed[0]) / at(by_seed[1])))
+    beside = temporal.ratios(r, {"zeroed": (["jvss-0.995-path-s0"], "zeroed")}, ["jvss-0.995-path-s0"]).iloc[0]
+    own, away = (r.group(["jvss-0.995-path-s0"], second=s, prior=True) for s in ("prior", "zeroed"))
+    e = claims.at_equal(away, own)  # one network: no other training could have made one of the two
+    assert (beside["low"], beside["high"]) == (e.low, e.high)
     known, missing = temporal.controls(r, "jvss-0.995")
     assert list(known) == ["path", "path, prior zeroed in test"]  # what was not run is left out, and told
     assert all(runs == ["jvss-0.995-path-s0"] for runs, _ in known.values())  # controls were run with one seed
@@ -484,6 +489,7 @@ def test_what_a_reader_of_both_scans_gains_stands_beside_the_networks(r):
     top = max(float(results.sensitivity(results.pooled(c)[0], -1)) for c in pair)
     column = told["network, path / no prior, both"]
     for s in (0.5, 0.8):
-        ratio = evidence.in_words(claims.compare(results.fp_at(s), *pair, ratio=True))
+        at = results.fp_at(s)
+        ratio = evidence.in_words(claims.compare(at, *pair, ratio=True, chance=r.chance(at, True)))
         assert column[f"{s:g}"] == (ratio if s > top else "above the rows")
     assert "network, path / no prior, none" not in told.columns and 0 < top < 0.9
