@@ -389,6 +389,9 @@ def _tiers(r: Results, system: str, words: str = "") -> Iterator[Claim]:
         return over(_col(x, found), _col(x, found) + _col(x, false))
 
     budgets = f"thresholds chosen on validation for {CANDIDATES:g} candidates and {CONFIRMED:g} confirmed FP a volume"
+    points = pd.DataFrame() if r.points is None else r.points[(r.points["system"] == system) & r.points["budget"].notna()]
+    for over_it in points[points["validation_fp"] > points["budget"]].itertuples() if len(points) else ():
+        budgets += f", but no level kept to that: {over_it.validation_fp:g} {over_it.tier} at the highest"
     groups = [] if t is None else [t[None]]
     yield Claim(
         f"confirmed lesions are almost surely metastases{words}", printed["sure"],

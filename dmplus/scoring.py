@@ -18,8 +18,8 @@ from dmplus.runtime import InputError
 #: Thresholds of the rows: 0.018 to 0.99994 in steps of 0.25 on the logit; LEVELS[HALF] is 0.5.
 LEVELS: np.ndarray = (1 / (1 + np.exp(-np.arange(-16, 39) / 4))).astype(np.float32)
 HALF = 16
-#: The same, and on to 0.9999999: a network that was trained long is surer than LEVELS go.
-FINE: np.ndarray = (1 / (1 + np.exp(-np.arange(-16, 65) / 4))).astype(np.float32)
+#: The same, and on to 1 − 1.2e-7, beyond which float32 has no two steps: a network that was trained long is surer than LEVELS go.
+FINE: np.ndarray = (1 / (1 + np.exp(-np.arange(-16, 64) / 4))).astype(np.float32)
 COLUMNS = ("kind", "id", "volume_mm3", "top", "bottom", "dice", "what", "x", "y", "z")
 WHOLE = dict.fromkeys(("id", "top", "bottom", "what"), "int64")  #: columns of whole numbers, and their type
 TIER_COLUMNS = ("kind", "id", "volume_mm3", "tier", "peak", "x", "y", "z")

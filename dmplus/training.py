@@ -499,7 +499,11 @@ def run_folder(path: str | Path) -> Path:
 
 
 def validate(network: DeepMedic, cases: Sequence[Case], *, machine: Machine | None = None) -> dict[str, float]:
-    """Lesion-wise figures at threshold 0.5 over normalised cases with labels, and the mean BCE inside the brain."""
+    """Lesion-wise figures at threshold 0.5 over normalised cases with labels, and the mean BCE inside the brain.
+
+    That BCE is of the map, in float32: a voxel that is wrong by more than it can hold (a probability of 1 outside a lesion)
+    counts 100, not its log-odds.
+    """
     counts, entropy = None, []
     for case in cases:
         prob = predict_volume(network, case.image, prior=case.prior, mask=case.mask, machine=machine)

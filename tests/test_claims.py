@@ -212,6 +212,20 @@ def test_one_network_has_no_chance_of_training():
     assert set(pd.read_csv(folder / "claims.gpu.csv")["interval"]) == {"patients"}  # nothing was trained twice
 
 
+def test_a_threshold_that_does_not_keep_to_its_budget_is_named():
+    """The shipped claims beside the operating points: of the two ensembles one has more than its budget on validation."""
+    folder = Path(__file__).parents[1] / "notebooks" / "results"
+    points = pd.read_csv(folder / "experiments" / "quick" / "operating_points.csv").dropna(subset="budget")
+    above = points[(points["validation_fp"] > points["budget"]) & (points["system"] == "ensemble, 300,000 segments")]
+    assert len(above) == 1 and above["tier"].iloc[0] == "confirmed"
+    table = pd.read_csv(folder / "claims.quick.csv")
+    why = table.set_index("claim")["why"]
+    assert why["few candidates are left to review, 300,000 segments"].endswith(
+        f"no level kept to that: {above['validation_fp'].iloc[0]:g} confirmed at the highest"
+    )
+    assert "no level" not in why["few candidates are left to review"]
+
+
 def test_resamples_that_do_not_get_there_count_at_both_ends():
     """Left out, the ratio would be that of the lucky resamples alone. Twenty patients; a finds 0.85 only where its weak ones are
     drawn seldom, and has at least 3 false positives a volume where it does not."""

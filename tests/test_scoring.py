@@ -135,6 +135,8 @@ def test_finer_levels_begin_with_the_others_and_go_on():
     assert (scoring.FINE[top] <= p[p > 0]).all() and (scoring.FINE[top + 1] > p[p > 0]).all() and top[0] > top[1] > top[2]
     with pytest.raises(InputError, match="the fewest are 1"):
         scoring.operating_level(coarse, 0.5, 1)
+    assert (np.diff(scoring.FINE) > 0).all() and scoring.FINE[-1] < 1  # every level is one of its own
+    assert np.array_equal(scoring.FINE[: len(scoring.LEVELS)], scoring.LEVELS)
     level = scoring.operating_level(fine, 0.5, 1, levels=scoring.FINE)
     assert scoring.counts(fine, level) == (1, 0, 0)
     pd.testing.assert_frame_equal(coarse.drop(columns="top"), fine.drop(columns="top"))
