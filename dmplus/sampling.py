@@ -182,7 +182,8 @@ class Sampler:
         shape = self.volumes.cases[case].shape
         at = [shape[a] - 1 - centre[a] if f else centre[a] for a, f in zip(order, flips, strict=True)]
         start = tuple(int(c) - config.segment // 2 for c in at)
-        # the coarse grids are of the same scan, so they share its shift and scale; the earlier scan has its own
+        # The coarse grids are of the same scan, so they share its shift and scale. The earlier scan has its own: scanners differ
+        # between visits. (In the release it shares the scan's, so a difference image would stay clean; the paper does not say.)
         current, prior = ((draw.normal(0, config.shift_sd), draw.normal(1, config.scale_sd)) for _ in range(2))
         return _Drawn(case, order, flips, start, current, prior)
 
