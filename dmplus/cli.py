@@ -87,8 +87,9 @@ def parser() -> Parser:
         command(
             "predict",
             _predict,
-            "find and triage the lesions of one scan",
-            """Find, segment and triage the brain metastases of one contrast-enhanced T1 scan.
+            "find and triage the lesions of one scan, or of a folder of visits",
+            """Find, segment and triage the brain metastases of one contrast-enhanced T1 scan, or of every visit of a cohort
+folder.
 
 Two models read the scan: one trained for high sensitivity, one for high specificity. Their union is the
 segmentation. A lesion (26-connected component) that holds a voxel of the specific model is `confirmed`, any other
@@ -100,6 +101,7 @@ axes and the results are taken back to its own grid. Without --mask it must be s
 the brain); a head with skull is refused: strip it, for example with HD-BET or SynthStrip, or pass the mask.""",
             """example:
   dmplus predict scan.nii.gz --prior earlier.nii.gz --mask brain.nii.gz -o out/
+  dmplus predict cohort/ -o out/
 
 what comes out, in the folder given with -o (as a whole or not at all);
 all maps lie on the scan's own grid:
@@ -113,10 +115,19 @@ all maps lie on the scan's own grid:
                            the patient, y to the front, z up), peak probability,
                            stratum (below or from 0.1 cm3), and the change
                            since the earlier scan (measured at 1 mm)
+  gone.csv                 lesions of the earlier scan that are no more
   triage.png               the first 30 lesions in three planes, the earlier
                            scan beside them
-  run.json                 versions, weights and their hashes, device, seconds,
-                           thresholds, counts
+  run.json                 versions, hashes of weights and files, device,
+                           seconds, thresholds, counts
+
+of a cohort folder (with cases.csv: name,patient,visit,days,split,image,prior,
+label,mask; labels are not read) a folder like this for every visit, and beside
+them, over all visits:
+  lesions.csv              every lesion, with case, patient, visit and days
+  gone.csv                 lesions of the earlier scans that are no more
+  visits.csv               counts of each visit, or why it could not be used
+Started again with the same folder it goes on where it stopped.
 
 A scan of 240 x 240 x 155 voxels takes one to three minutes on two cores.""",
         )
@@ -307,8 +318,9 @@ def _out_option(sub: Parser, text: str = "new folder for the results; an empty o
 
 
 def _predict_options(sub: Parser) -> None:
-    sub.add_argument("scan", metavar="SCAN", help="contrast-enhanced T1, .nii or .nii.gz")
+    sub.add_argument("scan", metavar="SCAN", help="contrast-enhanced T1, .nii or .nii.gz; or a cohort folder with cases.csv")
     _out_option(sub)
+    sub.add_argument("--split", metavar="NAME", help="of a cohort folder: train, validation or test; default: all visits")
     sub.add_argument(
         "--prior",
         metavar="FILE",
@@ -441,7 +453,12 @@ def _doctor_options(sub: Parser) -> None:
 # ---------------------------------------------------------------------------------------------------- the commands
 def _predict(args: argparse.Namespace) -> int:
     from dmplus.predict import predict, summary
+    from dmplus.runtime import InputError
 
+    if os.path.isdir(args.scan):
+        return _predict_folder(args)
+    if args.split is not None:
+        raise InputError(f"scan {args.scan}: expected a cohort folder with --split; got one scan; drop --split")
     found, report = predict(
         args.scan,
         args.out,
@@ -456,6 +473,23 @@ def _predict(args: argparse.Namespace) -> int:
     )
     print(summary(found, report, args.out))
     return 0
+
+
+def _predict_folder(args: argparse.Namespace) -> int:
+    import time
+
+    from dmplus.runtime import InputError
+    from dmplus.worklist import folder_summary, predict_folder
+
+    if given := [f"--{name}" for name in ("prior", "mask") if getattr(args, name) is not None]:
+        raise InputError(f"a cohort folder names its priors and masks in cases.csv; got {' and '.join(given)}; drop them")
+    started = time.monotonic()
+    visits = predict_folder(
+        args.scan, args.out, split=args.split, sens=args.sens, spec=args.spec, tiling=args.tiling, overwrite=args.overwrite,
+        device=args.device, precision=args.precision,
+    )  # fmt: skip
+    print(folder_summary(visits, args.out, started))
+    return int((visits["error"] != "").any())
 
 
 def _synth(args: argparse.Namespace) -> int:

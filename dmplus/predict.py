@@ -36,8 +36,9 @@ FILES = {
     "tiers.nii.gz": "1 candidate, 2 confirmed",
     "lesions.nii.gz": "the lesion's number in lesions.csv",
     "lesions.csv": "one row per lesion: tier, volume, centre, peak probability, stratum, change",
+    "gone.csv": "one row per lesion of the earlier scan that is no more: volume and centre there",
     "triage.png": "the first 30 lesions in three planes, the earlier scan beside them",
-    "run.json": "what was done: versions, weights, device, seconds, thresholds, counts",
+    "run.json": "what was done: versions, hashes of weights and inputs, device, seconds, thresholds, counts",
 }
 
 
@@ -113,6 +114,34 @@ def tiling_of(weights: dict[str, Any]) -> str:
     return "released" if theirs else "aligned"
 
 
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """What maps are made with, loaded once for any number of scans."""
+
+    networks: dict[str, DeepMedic]
+    weights: dict[str, Any]  #: what ``run.json`` says of them
+    tiling: str
+    machine: runtime.Machine
+
+
+def load_models(
+    sens: str | None = None, spec: str | None = None, *, tiling: str = "auto", device: str = "auto", precision: str = "auto"
+) -> Models:
+    """:class:`Models` by the options of :func:`predict`; raises ``InputError`` as it does."""
+    machine = runtime.machine(device, precision)
+    networks, weights = load_weights(sens, spec, device=machine.device)
+    return Models(networks, weights, tiling_of(weights) if tiling == "auto" else tiling, machine)
+
+
+def hashes(**files: str | Path | None) -> dict[str, str]:
+    """SHA-256 of each file that is given, as it lies on the disk; of one that cannot be read, nothing."""
+    found = {}
+    for name, path in files.items():
+        with contextlib.suppress(OSError, TypeError):
+            found[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest()  # type: ignore[arg-type]
+    return found
+
+
 def describe_weights(source: str | Path) -> dict[str, Any]:
     """What a weights file says of itself: file name, SHA-256, parameters, network configuration, training.
 
@@ -147,12 +176,14 @@ def predict(
     precision: str = "auto",
     board: bool = True,
     progress: bool = True,
+    models: Models | None = None,
 ) -> tuple[Triage, dict[str, Any]]:
     """Find and triage the lesions of one scan; returns them on the scan's grid, and what ``run.json`` holds.
 
     scan, prior, mask: NIfTI files on one grid. sens, spec: weights files, names of shipped ones or TensorFlow
     checkpoints of the authors' program; with one of the two alone lesions are "untiered". tiling: "aligned", "released"
-    (:func:`dmplus.inference.predict_volume`), or "auto" (:func:`tiling_of`).
+    (:func:`dmplus.inference.predict_volume`), or "auto" (:func:`tiling_of`). models: what ``sens``, ``spec``, ``tiling``,
+    ``device`` and ``precision`` would load, where it is loaded already.
     Raises ``InputError`` (one line) for every input that cannot be used and then leaves nothing behind.
     """
     started = time.perf_counter()
@@ -164,22 +195,21 @@ def predict(
     with output_folder(out, overwrite=overwrite) as folder:
         case, grid = read_case(scan, prior=prior, mask=mask)
         lap("read")
-        machine = runtime.machine(device, precision)
-        networks, weights = load_weights(sens, spec, device=machine.device)
-        models = list(networks.values())
-        tiling = tiling_of(weights) if tiling == "auto" else tiling
+        models = models or load_models(sens, spec, tiling=tiling, device=device, precision=precision)
+        machine, networks = models.machine, list(models.networks.values())
         found = triage_case(
             case,
-            models[0],
-            models[1] if len(models) == 2 else None,
-            tiling=tiling,
+            networks[0],
+            networks[1] if len(networks) == 2 else None,
+            tiling=models.tiling,
             machine=machine,
             progress=progress,
         )
         lap("models")
         native = found.on_grid(grid)
-        write_maps(folder, native, grid, scan, roles=tuple(networks))
-        native.lesions.to_csv(folder / "lesions.csv", index=False, float_format="%.4f", lineterminator="\n")
+        write_maps(folder, native, grid, scan, roles=tuple(models.networks))
+        for name, table in (("lesions.csv", native.lesions), ("gone.csv", native.gone)):
+            table.to_csv(folder / name, index=False, float_format="%.4f", lineterminator="\n")
         lap("maps")
         if board:
             from dmplus import figures
@@ -202,13 +232,14 @@ def predict(
             "prior": None if prior is None else Path(prior).name,
             "prior_covers": None if prior is None else round(float(case.covered[case.mask].mean()), 4),
             "mask": "the scan's non-zero region" if mask is None else Path(mask).name,
+            "inputs_sha256": hashes(scan=scan, prior=prior, mask=mask),
             "brain_litres": round(np.count_nonzero(case.mask) * grid.canonical.voxel_mm3 / 1e6, 3),
-            "weights": weights,
-            "tiers": len(models) == 2,
+            "weights": models.weights,
+            "tiers": len(networks) == 2,
             "counts": native.counts,
             "gone": native.gone.round(2).to_dict("records"),
             "settings": {
-                "tiling": tiling,
+                "tiling": models.tiling,
                 "threshold": THRESHOLD,
                 "connectivity": 26,
                 "growing_from_ratio": GROWING,

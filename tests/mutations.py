@@ -748,6 +748,13 @@ FAULTS = (
           tests="test_temporal.py"),
     fault("a run beside itself with a chance", "evidence", ("chance = None if set(a) & set(b) else r.chance(statistic)",
           "chance = r.chance(statistic)"), tests="test_evidence.py"),
+    # ------------------------------------------------------------------------------------- a folder of visits
+    fault("a visit of other files is kept", "worklist", ("        if old != new:\n", "        if False:\n"),
+          tests="test_worklist.py"),
+    fault("what is done is done again", "worklist", ('error, report = "", kept.get(files.name)', 'error, report = "", None'),
+          tests="test_worklist.py"),
+    fault("one bad visit stops the others", "worklist", ("except InputError as why:", "except OSError as why:"),
+          tests="test_worklist.py"),
 )
 
 

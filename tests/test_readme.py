@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmplus import cli
+from dmplus import cli, worklist
 from dmplus.notebooks import describe, notebook_names
 from dmplus.volume import write_nifti
 
@@ -70,7 +70,9 @@ def test_files_of_predict_are_the_ones_it_writes():
     from dmplus.predict import FILES
 
     named = set(re.findall(r"`([a-z_]+\.(?:png|csv|json|nii\.gz))`", TEXT))
-    assert named <= set(FILES) | {"lesions.csv"} and len(named) >= 7
+    assert named <= set(FILES) | {"cases.csv"} and len(named) >= 8
+    of_folder = set(re.findall(r"`out/([a-z_]+\.csv)`", TEXT))
+    assert {"lesions.csv", "visits.csv"} <= of_folder <= set(worklist.FILES)
 
 
 def examples() -> list[str]:
