@@ -322,6 +322,7 @@ def triage_board(
     below; without any lesion the page says so over three slices. ``path``: PNG written there, whole or not at all.
     ``planes`` and ``panel`` (inches) make a narrower page for a notebook.
     """
+    triage.check_grid(case)
     if triage.lesions.empty:
         figure = _empty_page(case, triage)
     else:

@@ -76,10 +76,7 @@ class Viewer:
     """
 
     def __init__(self, case: Case, triage: Triage, *, height: int = 440) -> None:
-        if triage.union.shape != case.shape:
-            raise InputError(
-                f"viewer: expected a triage of shape {case.shape}; got {triage.union.shape}; triage this case"
-            )
+        triage.check_grid(case)
         self.case, self.triage, self.height = case, triage, height
         self.plane, self.panel = "axial", "overlay"
         self.index = figures.best_slice(triage.union)

@@ -258,7 +258,7 @@ def test_a_click_answers_for_the_voxel_under_it() -> None:
 def test_the_viewer_refuses_a_triage_of_another_case() -> None:
     case, found = scene([(10, 12, 14)])
     other = dataclasses.replace(found, union=found.union[:-1])
-    with pytest.raises(InputError, match="triage this case"):
+    with pytest.raises(InputError, match="expected a triage on its own grid"):
         widgets.Viewer(case, other)
     with pytest.raises(InputError, match="expected a lesion from 1 to 1"):
         widgets.Viewer(case, found).go_to(2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmplus import network
+from dmplus import figures, network, widgets
 from dmplus.grid import Grid
 from dmplus.metrics import STRATA
 from dmplus.runtime import InputError, Machine, rng
@@ -386,6 +386,9 @@ def test_lesions_of_another_grid_are_refused():
     for other in (np.diag([-1.0, 1, 1, 1]), np.diag([1.0, 1, 1.8, 1])):
         with pytest.raises(InputError, match=r"expected a triage on its own grid.* make it with triage_case"):
             dataclasses.replace(found, affine=other).check_grid(case)
+        for shows in (figures.triage_board, widgets.Viewer):  # what draws outlines asks first
+            with pytest.raises(InputError, match="expected a triage on its own grid"):
+                shows(case, dataclasses.replace(found, affine=other))
 
 
 def test_a_network_without_prior_path_runs_on_a_case_with_prior():
