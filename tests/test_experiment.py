@@ -535,5 +535,5 @@ def test_a_budget_that_no_threshold_keeps_gets_the_highest_and_says_what_it_leav
     maps = dict.fromkeys(("sens", "spec"), [p])
     monkeypatch.setattr(done, "_triage_maps", lambda *given: ([visit], maps))
     points = done._operating_points({"sens": "a", "spec": "b"}, {"ensemble": ("sens", "spec", True)}).set_index("tier")
-    assert points.loc["confirmed", ["level", "validation_sensitivity", "validation_fp"]].tolist() == [80, 0, 1]
+    assert points.loc["confirmed", ["level", "validation_sensitivity", "validation_fp"]].tolist() == [len(scoring.FINE) - 1, 0, 1]
     assert points.loc["candidate", ["validation_sensitivity", "validation_fp"]].tolist() == [1, 1]
