@@ -158,6 +158,7 @@ def folder_summary(visits: pd.DataFrame, out: str | Path, started: float) -> str
         lines.append(f"{len(failed)} visits could not be used:")
         lines += [f"  {row.case}: {row.error}" for row in failed.itertuples()]
     seconds = runtime.clock(time.monotonic() - started)
-    lines.append(f"Written to {out} in {seconds}: lesions.csv is the list, {', '.join([*FILES][1:])} lie beside it. Not for "
-                 "clinical use.")  # fmt: skip
+    lines.append(
+        f"Written to {out} in {seconds}: lesions.csv lists them all, gone.csv and visits.csv lie beside it. Not for clinical use."
+    )
     return "\n".join(lines)
