@@ -23,7 +23,7 @@ EXIT_CODES = """exit codes:
   130  interrupted with Ctrl-C; nothing half written is left behind"""
 
 #: Subcommands that compute for long: their process is restarted once with the C library's allocator cured.
-CURED = ("predict", "train", "run", "experiment")
+CURED = ("predict", "train", "run", "experiment", "operate")
 
 #: Errors of the file system that say the given path cannot be used (exit code 2); others may pass, as a full disk does.
 UNUSABLE_PLACE = (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError)
@@ -217,6 +217,24 @@ what comes out, in the folder given with -o:
   run.json      matching rule, threshold, versions, weights""",
         )
     )
+    _operate_options(
+        command(
+            "operate",
+            _operate,
+            "choose the threshold of a network for a budget of false positives",
+            """Choose, on the split `validation` of a cohort folder, the threshold at which a network finds most metastases
+within a budget of false positives per volume, and write the network with that threshold at 0.5, where `dmplus predict`
+and `evaluate` cut. Of several weights (other alphas) the one that finds most is taken. The test is not looked at.""",
+            """example:
+  dmplus operate runs/a/weights.safetensors runs/b/weights.safetensors --cohort cohort/ --budget 10 -o sens.safetensors
+  dmplus operate runs/c/weights.safetensors --cohort cohort/ --budget 0.5 -o spec.safetensors
+  dmplus predict scan.nii.gz --sens sens.safetensors --spec spec.safetensors -o out/
+
+what comes out: the weights, which say of themselves (`dmplus info`) what was
+chosen, among what, the threshold, the budget, and sensitivity and false
+positives per volume on validation""",
+        )
+    )
     _convert_options(
         command(
             "convert",
@@ -406,6 +424,15 @@ def _evaluate_options(sub: Parser) -> None:
     )
     sub.add_argument("--min-overlap", type=float, metavar="X", help="least IoU or Dice for the other rules")
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier result in FOLDER")
+    _machine_options(sub)
+
+
+def _operate_options(sub: Parser) -> None:
+    sub.add_argument("weights", metavar="W", nargs="+", help="weights files, or names of shipped ones")
+    sub.add_argument("--cohort", required=True, metavar="COHORT", help="cohort folder with labelled visits of split validation")
+    sub.add_argument("--budget", required=True, type=float, metavar="N", help="false positives per volume: 10, or 0.5, say")
+    sub.add_argument("-o", "--out", required=True, metavar="FILE", help="weights to write, .safetensors")
+    sub.add_argument("--overwrite", action="store_true", help="replace FILE")
     _machine_options(sub)
 
 
@@ -612,6 +639,23 @@ def _evaluate(args: argparse.Namespace) -> int:
         precision=args.precision,
     )
     print(evaluation_text(table))
+    return 0
+
+
+def _operate(args: argparse.Namespace) -> int:
+    from dmplus.operating import operate
+    from dmplus.triage import probability_words
+
+    done = operate(
+        args.weights, args.cohort, args.out, budget=args.budget, overwrite=args.overwrite, device=args.device,
+        precision=args.precision,
+    )  # fmt: skip
+    at, among = done["validation"], len(done["chosen_among"])
+    print(
+        f"{done['chosen']}{f' (of {among} networks)' if among > 1 else ''}: {at['sensitivity']:.0%} found with "
+        f"{at['fp_per_volume']:.2f} false positives a volume on {at['volumes']} validation visits, from "
+        f"{probability_words(done['threshold_folded_in'])} on.\nWritten to {args.out}: 0.5 is that threshold there."
+    )
     return 0
 
 

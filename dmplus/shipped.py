@@ -17,7 +17,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dmplus import curves, metrics, network, synthetic, training
+from dmplus import metrics, network, synthetic, training
 from dmplus.experiment import GROWING_RATE, TUNING_RATE, trunk_config
 from dmplus.inference import predict_volume
 from dmplus.matching import match_lesions
 from dmplus.network import DeepMedic
-from dmplus.runtime import InputError, Machine, Progress, cure_allocator, replacing, rng, versions, write_json
+from dmplus.operating import LEVELS, along, best, choose, shift_threshold
+from dmplus.runtime import Machine, Progress, cure_allocator, replacing, rng, versions, write_json
 from dmplus.runtime import machine as choose_machine
 from dmplus.synthetic import COHORTS, CohortConfig
 from dmplus.volume import Case, read_cohort
@@ -125,7 +126,7 @@ def make(cohort: Path, runs: Path, *, out: Path, machine: Machine, compile: bool
         "tilings": tilings(network.load(out / "sens.safetensors"), test[:10], machine),
         "volumes": {"sites": len(files), "validation": len(validation), "test": len(test)},
         "choice": {
-            n: {"sens": _best(t, CANDIDATES), "spec": _best(t, FALSE_POSITIVES), "surest": t.iloc[-1].to_dict()}
+            n: {"sens": best(t, CANDIDATES), "spec": best(t, FALSE_POSITIVES), "surest": t.iloc[-1].to_dict()}
             for n, t in tables.items()
         },
         "parameters": sum(p.numel() for p in network.load(out / "sens.safetensors").parameters()),
@@ -151,68 +152,15 @@ def _described(role: str, config: training.TrainConfig, point: dict[str, float],
     }
 
 
-#: Thresholds among which operating points are chosen, up to the surest (see :data:`TUNED`).
-LEVELS = 1 - np.geomspace(0.9, 1e-6, 90)
-
-
-def along(net: DeepMedic, cases: Sequence[Case], *, machine: Machine) -> pd.DataFrame:
-    """threshold, sensitivity and fp_per_volume of a network at every one of :data:`LEVELS`; InputError without a lesion."""
-    table = np.zeros((len(LEVELS), 6))
-    report = Progress(len(cases), "validation maps")
-    for case in (c.normalised() for c in cases):
-        prob = predict_volume(net, case.image, prior=case.prior, mask=case.mask, machine=machine)
-        table += curves.sweep(case.label > 0, prob, thresholds=LEVELS, spacing=case.spacing)
-        report.step()
-    columns = {name: table[:, i] for i, name in enumerate(curves.COUNTS)}
-    lesions = columns["tp_ref"] + columns["fn"]
-    if not lesions.all():
-        raise InputError("operating point: expected a lesion among the validation volumes; there is none; add some")
-    return pd.DataFrame(
-        {"threshold": LEVELS, "sensitivity": columns["tp_ref"] / lesions, "fp_per_volume": columns["fp"] / len(cases)}
-    )
-
-
 def _kept(path: Path, net: DeepMedic, cases: Sequence[Case], machine: Machine) -> pd.DataFrame:
     """:func:`along`, read from ``path`` if an earlier call wrote it there (minutes a network on two cores)."""
     if path.exists():
         kept = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
         if np.array_equal(kept["threshold"], LEVELS):  # else of another list
             return kept
-    table = along(net, cases, machine=machine)
+    table = along(net, cases, machine=machine, levels=LEVELS)
     write_json(path, table.to_dict("list"))
     return table
-
-
-def _best(table: pd.DataFrame, budget: float) -> dict[str, float] | None:
-    """The most sensitive line within a budget of false positives per volume, of equals the one with fewest; or None."""
-    allowed = table[table["fp_per_volume"] <= budget]
-    if allowed.empty:
-        return None
-    order = allowed.sort_values(["sensitivity", "fp_per_volume"], ascending=[False, True], kind="stable")
-    return {k: float(v) for k, v in order.iloc[0].items()}
-
-
-def choose(tables: Mapping[str, pd.DataFrame], budget: float) -> tuple[str, dict[str, float]]:
-    """The network, by name, that finds most within a budget of false positives per volume, and its threshold, sensitivity
-    and false positives per volume. Of equals the one with the lower threshold: its outlines are larger than a lesion's core.
-
-    ``InputError`` where no threshold of any keeps to the budget.
-    """
-    best = {name: point for name, table in tables.items() if (point := _best(table, budget))}
-    if not best:
-        fewest = min(float(t["fp_per_volume"].min()) for t in tables.values())
-        raise InputError(
-            f"operating point: expected a threshold with at most {budget:g} false positives per volume; the fewest are "
-            f"{fewest:g}; train longer or raise the budget"
-        )
-    name = max(best, key=lambda n: (best[n]["sensitivity"], -best[n]["threshold"]))
-    return name, best[name]
-
-
-def shift_threshold(net: DeepMedic, threshold: float) -> None:
-    """Move the classifier's bias so that what had probability ``threshold`` has 0.5; the order of voxels is unchanged."""
-    with torch.no_grad():
-        net.bias[1] -= math.log(threshold / (1 - threshold))
 
 
 def measure(net: DeepMedic, cases: Sequence[Case], machine: Machine) -> dict[str, Any]:

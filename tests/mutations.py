@@ -755,6 +755,12 @@ FAULTS = (
           tests="test_worklist.py"),
     fault("one bad visit stops the others", "worklist", ("except InputError as why:", "except OSError as why:"),
           tests="test_worklist.py"),
+    # ------------------------------------------------------------------------------------- operating points
+    fault("a threshold folded in the wrong way", "operating", ("net.bias[1] -= math", "net.bias[1] += math"),
+          tests="test_operating.py"),
+    fault("an operating point of all splits", "operating", ('split="validation")', "split=None)"), tests="test_operating.py"),
+    fault("the threshold of before forgotten", "operating", ('about.get("threshold_folded_in")', 'about.get("before")'),
+          tests="test_operating.py"),
 )
 
 

@@ -1,19 +1,16 @@
 """The weights inside the package: readable, small, as their card says, and sane."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from conftest import ball_case
 
 from dmplus import network, shipped
-from dmplus.inference import predict_volume
 from dmplus.predict import describe_weights
-from dmplus.runtime import InputError, Machine
+from dmplus.runtime import Machine
 from dmplus.synthetic import COHORTS, patient
 from dmplus.triage import triage_case
 
@@ -86,18 +83,6 @@ def test_sensitive_weights_in_both_slots_confirm_everything(index):
     assert (again.lesions.tier == "confirmed").all()
 
 
-def test_shifting_the_threshold_moves_half_there():
-    net = network.load("sens")
-    case = ball_case(0).normalised()
-    before = predict_volume(net, case.image, prior=case.prior, mask=case.mask, machine=CPU)
-    level = float(np.quantile(before[case.mask], 0.999))  # some voxels lie on either side, whatever the weights
-    shipped.shift_threshold(net, level)
-    after = predict_volume(net, case.image, prior=case.prior, mask=case.mask, machine=CPU)
-    certain = case.mask & (np.abs(before / level - 1) > 1e-3)
-    assert np.array_equal((before > level)[certain], (after > 0.5)[certain])
-    assert (before > level)[certain].any() and (before < level)[certain].any()
-
-
 def test_sites_differ_within_their_ranges():
     base, sites = COHORTS["quick"], [shipped.site(n) for n in range(shipped.SITES)]
     for field, (least, most) in shipped.FACTORS.items():
@@ -117,24 +102,6 @@ def test_sites_differ_within_their_ranges():
     assert f"training patients of {base.seed} to {max(s.seed for s in sites)}" in text
 
 
-def table(*points: tuple[float, float, float]) -> pd.DataFrame:
-    return pd.DataFrame(points, columns=["threshold", "sensitivity", "fp_per_volume"])
-
-
-def test_the_most_sensitive_network_within_the_budget_is_chosen():
-    tables = {
-        "a": table((0.5, 0.9, 30.0), (0.8, 0.8, 9.0), (0.9, 0.8, 7.0)),
-        "b": table((0.5, 0.85, 10.0), (0.9, 0.6, 0.5), (0.99, 0.5, 0.1)),
-        "c": table((0.3, 0.6, 0.5), (0.9, 0.1, 0.0)),
-    }
-    assert shipped.choose(tables, 10.0)[0] == "b"
-    assert shipped.choose(tables, 8.0) == ("a", {"threshold": 0.9, "sensitivity": 0.8, "fp_per_volume": 7.0})
-    name, point = shipped.choose(tables, 0.5)
-    assert (name, point["threshold"]) == ("c", 0.3)  # of equals the lower threshold
-    with pytest.raises(InputError, match="at most 0.05 false positives per volume; the fewest are 0.1"):
-        shipped.choose({k: tables[k] for k in "ab"}, 0.05)
-
-
 def test_a_scored_network_is_not_scored_again(tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, "LEVELS", shipped.LEVELS[::12])
     path, cases = tmp_path / "validation.json", [ball_case(0)]
@@ -144,18 +111,3 @@ def test_a_scored_network_is_not_scored_again(tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, "along", lambda *_, **__: first.tail(3))
     monkeypatch.setattr(shipped, "LEVELS", shipped.LEVELS[-3:])  # another list: the old table does not answer
     assert len(shipped._kept(path, network.load("sens"), cases, CPU)) == 3
-
-
-def test_a_network_is_followed_along_its_thresholds(monkeypatch):
-    monkeypatch.setattr(shipped, "LEVELS", shipped.LEVELS[::12])
-    net = network.load("sens")
-    found = shipped.along(net, [ball_case(i) for i in range(3)], machine=CPU)
-    assert len(found) == len(shipped.LEVELS) and found["threshold"].is_monotonic_increasing
-    assert found["sensitivity"].between(0, 1).all() and found["sensitivity"].is_monotonic_decreasing
-    with torch.no_grad():
-        net.bias[1] += 100  # lesion everywhere: one false positive in the volume without a lesion, at every threshold
-    empty = dataclasses.replace(ball_case(0), label=np.zeros_like(ball_case(0).label))
-    found = shipped.along(net, [ball_case(0), empty], machine=CPU)
-    assert (found["sensitivity"] == 1).all() and (found["fp_per_volume"] == 0.5).all()
-    with pytest.raises(InputError, match="expected a lesion among the validation volumes"):
-        shipped.along(net, [empty], machine=CPU)
