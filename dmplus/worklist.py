@@ -30,21 +30,11 @@ COUNTS = ("lesions", "confirmed", "candidate", "new", "growing", "stable", "shri
 
 
 def predict_folder(
-    cohort: str | Path,
-    out: str | Path,
-    *,
-    split: str | None = None,
-    sens: str | None = None,
-    spec: str | None = None,
-    tiling: str = "auto",
-    overwrite: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    board: bool = True,
-    progress: bool = True,
-) -> pd.DataFrame:
+    cohort: str | Path, out: str | Path, *, split: str | None = None, overwrite: bool = False, board: bool = True,
+    progress: bool = True, **options: str | None,
+) -> pd.DataFrame:  # fmt: skip
     """Find and triage the lesions of every visit of a cohort folder (``cases.csv``; labels are not read); returns what
-    ``visits.csv`` holds.
+    ``visits.csv`` holds. options: sens, spec, tiling, device and precision, as of :func:`dmplus.predict.load_models`.
 
     Columns: case, patient, visit, days; :data:`COUNTS`; prior_covers (NaN without an earlier scan), brain_litres, seconds,
     error (empty for a visit that was used; else its counts are NaN). A visit's folder that is there is kept if its files,
@@ -59,7 +49,7 @@ def predict_folder(
         )
     cases = read_cohort(cohort, split=split)
     root = _root(out, cases)
-    models = load_models(sens, spec, tiling=tiling, device=device, precision=precision)
+    models = load_models(**options)  # type: ignore[arg-type]
     kept = {} if overwrite else {c.name: r for c in cases if (r := _kept(root / c.name, c, models)) is not None}
     runtime.make_folder(root, name=runtime.named(out))
     shown = runtime.Progress(len(cases), "visits", done=len(kept)) if progress else None
