@@ -50,7 +50,6 @@ class Claim:
     null: tuple[float, float]  #: the paper's side is from the first to the second
     counts: Sequence[np.ndarray] = ()  #: the groups compared, for n
     why: str = ""  #: what the number is, and what else one should know
-    chance: Chance | None = None  #: what the interval holds of the trainings
 
 
 def verdict(ours: Estimate | None, null: tuple[float, float]) -> str:
@@ -142,7 +141,7 @@ def _alpha(r: Results, jvss: Mapping[float, Names], words: str = "", network: st
             f"{quantity} {word} with alpha (JVSS, 0.995 against 0.5{words})",
             _table("JVSS", 0.995, quantity, network) - _table("JVSS", 0.5, quantity, network),
             compare(statistic, *groups, chance=chance) if groups else None, side, groups,
-            f"difference of {quantity} at threshold 0.5", chance,
+            f"difference of {quantity} at threshold 0.5",
         )  # fmt: skip
 
 
@@ -157,7 +156,8 @@ def matched(a: np.ndarray, b: np.ndarray, chance: Chance | None = None) -> Estim
     above, below = fp(da), results.fp_per_volume(db)
     if chance:
         above, below = chance(above, len(a), "a"), chance(below, len(b), "b")
-    return results.quotient(point, above, below, (fp.least(da), np.zeros(len(db))))  # type: ignore[attr-defined]
+    e = results.quotient(point, above, below, (fp.least(da), np.zeros(len(db))))  # type: ignore[attr-defined]
+    return dataclasses.replace(e, trainings=chance is not None)
 
 
 def at_equal(a: np.ndarray | results.Pooled, b: np.ndarray | results.Pooled, chance: Chance | None = None) -> Estimate:
@@ -183,14 +183,14 @@ def _against_bce(r: Results, jvss: Mapping[float, Names], bce: Names, words: str
             f"JVSS (alpha {alpha:g}{words}) has fewer false positives than BCE at equal sensitivity", printed,
             matched(*groups, chance) if groups else None, FEWER, groups,
             "ratio of false positives at the sensitivity of BCE at 0.5, JVSS's threshold moved"
-            + ("; the paper's alpha 0.9 is at 0.860 against 0.853" if alpha == 0.9 else ""), chance,
+            + ("; the paper's alpha 0.9 is at 0.860 against 0.853" if alpha == 0.9 else ""),
         )  # fmt: skip
     groups, chance = _groups(r, jvss[0.995], bce), r.chance(results.mdsc)
     yield Claim(
         f"VSS does not harm the segmentation of what is found (mDSC, JVSS 0.995 against BCE{words})",
         _table("JVSS", 0.995, "mdsc") - _table("BCE", None, "mdsc"),
         compare(results.mdsc, *groups, chance=chance) if groups else None, (-MDSC_MARGIN, math.inf), groups,
-        f"difference of mDSC at 0.5; a loss below {MDSC_MARGIN} counts as none; the two find different lesions", chance,
+        f"difference of mDSC at 0.5; a loss below {MDSC_MARGIN} counts as none; the two find different lesions",
     )  # fmt: skip
 
 
@@ -245,11 +245,12 @@ def _against_sse(r: Results) -> Iterator[Claim]:
         if len(curve_over_alpha(r, "jvss")) > 1 and len(curve_over_alpha(r, stem)) > 1:
             common, _ = areas(r, ["jvss", stem])
             ours = estimate(common["jvss"].value - common[stem].value, common["jvss"].draws - common[stem].draws)
+            ours = dataclasses.replace(ours, trainings=r.chance(results.precision) is not None)
             groups = [r.group([n]) for n in curve_over_alpha(r, "jvss") + curve_over_alpha(r, stem)]
         yield Claim(
             f"JVSS is better than {words} over alpha", printed if stem == "sse" else math.nan, ours, UP, groups,
             "difference of mean precision at threshold 0.5 over the recalls both curves reach; the paper's is a difference "
-            "of areas by a rule it does not state", r.chance(results.precision),
+            "of areas by a rule it does not state",
         )  # fmt: skip
 
 
@@ -278,14 +279,14 @@ def _weights(r: Results) -> Iterator[Claim]:
             for each in (point[None], drawn):  # (k, runs, 2): the point, then the resamples; the run before its rivals
                 fp, found = np.log(each[..., 0]), each[..., 1]
                 gaps.append(found[:, 0] - _on_line(fp[:, 1:], found[:, 1:], fp[:, 0]))
-            ours = estimate(float(gaps[0][0]), gaps[1])
+            ours = dataclasses.replace(estimate(float(gaps[0][0]), gaps[1]), trainings=chances[1] is not None)
         alpha = name.split("-")[1]
         yield Claim(
             f"a weight ratio VSS:BCE of {ratio or '0.1'} (alpha {alpha}) does what another alpha does", printed, ours,
             (-MARGIN, MARGIN), groups,
             "difference of sensitivity from the curve over alpha (weight 1:1) at as many false positives, threshold 0.5; "
             f"straight lines over log FP between its points, its end beyond; within {MARGIN} counts as none; near its ceiling "
-            "only a loss can show", chances[1],
+            "only a loss can show",
         )  # fmt: skip
 
 
@@ -315,7 +316,7 @@ def _prior(r: Results) -> Iterator[Claim]:
                 why += f"; both at 0.5: ratio {both[0]}, difference of sensitivity {both[1]}"
             yield Claim(
                 f"the prior path removes false positives ({recipe}, {words})", printed,
-                at_equal(*groups, chance_at_equal(r, prior)) if groups else None, FEWER, groups, why, chance_at_equal(r, prior),
+                at_equal(*groups, chance_at_equal(r, prior)) if groups else None, FEWER, groups, why,
             )  # fmt: skip
     chance = chance_at_equal(r, True)
     others = [("BCE from scratch", "trunk-path-s11", "trunk-none-s11")]
@@ -328,7 +329,7 @@ def _prior(r: Results) -> Iterator[Claim]:
         yield Claim(
             f"the prior path removes false positives ({words}, visits with a prior)", math.nan,
             at_equal(*groups, chance) if groups else None, FEWER, groups,
-            f"ratio of false positives at sensitivity {EQUAL:g}", chance,
+            f"ratio of false positives at sensitivity {EQUAL:g}",
         )  # fmt: skip
     for alpha in (0.995, 0.5):
         groups = _groups(r, [f"jvss-{alpha:g}-fresh-path-healthy-s0"], [f"jvss-{alpha:g}-fresh-none-s0"], prior=True)
@@ -336,7 +337,7 @@ def _prior(r: Results) -> Iterator[Claim]:
             f"positive control: the prior path removes false positives where every metastasis is new (alpha {alpha:g})",
             math.nan, at_equal(*groups, chance) if groups else None, FEWER, groups,
             f"ratio of false positives at sensitivity {EQUAL:g}, visits with a prior, trained and tested on priors as they were "
-            "before any metastasis", chance,
+            "before any metastasis",
         )  # fmt: skip
     for alpha in (0.995, 0.5):
         stem = f"jvss-{alpha:g}-fresh"
@@ -349,7 +350,7 @@ def _prior(r: Results) -> Iterator[Claim]:
             groups = _groups(r, [f"{stem}-path-s0"], [rival], prior=True)
             yield Claim(
                 f"{words} (alpha {alpha:g})", math.nan, at_equal(*groups, chance) if groups else None, FEWER, groups,
-                f"ratio of false positives at sensitivity {EQUAL:g}, visits with a prior", chance,
+                f"ratio of false positives at sensitivity {EQUAL:g}, visits with a prior",
             )  # fmt: skip
     read = {recipe: f"{stem}-path-s0" for recipe, (_, stem) in ways.items()}
     read |= {f"alpha {a:g}, the trunk's own patients": f"jvss-{a:g}-path-s0" for a in (0.995, 0.5)}
@@ -467,7 +468,7 @@ def _unet(r: Results) -> Iterator[Claim]:
             f"alpha moves a 3D U-Net, too: {quantity} of JVSS {alpha:g} above BCE",
             _table("JVSS", alpha, quantity, "3D U-Net") - _table("BCE", None, quantity, "3D U-Net"),
             compare(statistic, *groups, chance=chance) if groups else None, UP, groups,
-            f"difference of {quantity} at threshold 0.5{borrowed if chance else ''}", chance,
+            f"difference of {quantity} at threshold 0.5{borrowed if chance else ''}",
         )  # fmt: skip
     chance = chance_at_equal(r)
     for alpha in (0.9, 0.5):
@@ -476,7 +477,6 @@ def _unet(r: Results) -> Iterator[Claim]:
             f"VSS helps a 3D U-Net: fewer false positives than with BCE at equal sensitivity (alpha {alpha:g})", math.nan,
             matched(*groups, chance) if groups else None, FEWER, groups,
             f"ratio of false positives at the sensitivity of BCE at 0.5, JVSS's threshold moved{borrowed if chance else ''}",
-            chance,
         )  # fmt: skip
 
 
@@ -491,7 +491,7 @@ def _segments(r: Results) -> Iterator[Claim]:
         groups = _groups(r, [f"{loss}-30-s0"], [f"{loss}-s0"])
         yield Claim(
             f"{change} ({words})", math.nan, at_equal(*groups, chance) if groups else None, (1 / RATIO_MARGIN, RATIO_MARGIN),
-            groups, f"ratio of false positives, 30 against 37, at sensitivity {EQUAL:g}; {why}", chance,
+            groups, f"ratio of false positives, 30 against 37, at sensitivity {EQUAL:g}; {why}",
         )  # fmt: skip
 
 
@@ -523,7 +523,7 @@ def _whole(r: Results, stem: str, words: str) -> Iterator[Claim]:
             yield Claim(
                 f"the prior path removes false positives ({loss}, {words}, {visits})", math.nan if prior else number,
                 at_equal(*groups, chance_at_equal(r, prior)) if groups else None, FEWER, groups,
-                f"ratio of false positives at sensitivity {EQUAL:g}", chance_at_equal(r, prior),
+                f"ratio of false positives at sensitivity {EQUAL:g}",
             )  # fmt: skip
 
 
@@ -558,7 +558,7 @@ def claims_table(r: Results) -> pd.DataFrame:
         seeds = min((len(g) for g in c.counts), default=0)  # of the side with fewer
         null = " to ".join("" if math.isinf(x) else f"{x:.4g}" for x in c.null)
         lines.append(
-            (c.claim, c.paper, e.value, e.low, e.high, "patients and trainings" if c.chance else "patients", null,
+            (c.claim, c.paper, e.value, e.low, e.high, "patients and trainings" if e.trainings else "patients", null,
              *_n(c.counts), seeds, verdict(c.ours, c.null), c.why)  # fmt: skip
         )
     return pd.DataFrame(lines, columns=list(COLUMNS)).round(4)

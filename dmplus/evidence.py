@@ -257,8 +257,7 @@ def trained_apart(
     r: Results, statistic: results.Statistic, a: Sequence[str], b: Sequence[str], *, ratio: bool = False
 ) -> Estimate:
     """:func:`dmplus.results.compare` of two groups of runs, its interval over patients and, unless they share one, trainings."""
-    chance = None if set(a) & set(b) else r.chance(statistic)
-    return compare(statistic, r.group(a), r.group(b), ratio=ratio, chance=chance)
+    return compare(statistic, r.group(a), r.group(b), ratio=ratio, chance=r.chance_between(statistic, a, b))
 
 
 def ahead_at_budgets(

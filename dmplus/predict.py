@@ -134,12 +134,8 @@ def load_models(
 
 
 def hashes(**files: str | Path | None) -> dict[str, str]:
-    """SHA-256 of each file that is given, as it lies on the disk; of one that cannot be read, nothing."""
-    found = {}
-    for name, path in files.items():
-        with contextlib.suppress(OSError, TypeError):
-            found[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest()  # type: ignore[arg-type]
-    return found
+    """SHA-256 of each file that is given, as it lies on the disk."""
+    return {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in files.items() if path is not None}
 
 
 def describe_weights(source: str | Path) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Estimate:
     low: float
     high: float
     draws: np.ndarray = dataclasses.field(repr=False, compare=False)
+    trainings: bool = False  #: whether the interval holds the chance of training (:class:`Chance`), not patients alone
 
     def __str__(self) -> str:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
@@ -242,6 +243,12 @@ class Results:
             df += max(len(each) - 1, 0)
         return Chance(float(np.sqrt(squares / df)), df, count) if df else None
 
+    def chance_between(
+        self, statistic: Statistic, a: Sequence[str], b: Sequence[str], prior: bool | None = None
+    ) -> Chance | None:
+        """:meth:`chance`, unless two groups of runs share one: no other training could have made only one of the two."""
+        return None if set(a) & set(b) else self.chance(statistic, prior)
+
 
 # ------------------------------------------------------------------------------------------------------------ resampling
 @functools.lru_cache(maxsize=16)
@@ -290,8 +297,10 @@ def compare(
         draws = [chance(d, len(c), side) for d, c, side in zip(draws, (a, b), "ab", strict=True)]
     if ratio:
         least = getattr(statistic, "least", lambda counts: np.zeros(counts.shape[:-2]))
-        return quotient((values[0], values[1]), draws[0], draws[1], (least(drawn_a), least(drawn_b)))
-    return estimate(values[0] - values[1], draws[0] - draws[1])
+        e = quotient((values[0], values[1]), draws[0], draws[1], (least(drawn_a), least(drawn_b)))
+    else:
+        e = estimate(values[0] - values[1], draws[0] - draws[1])
+    return dataclasses.replace(e, trainings=chance is not None)
 
 
 # ------------------------------------------------------------------------------------------------------------ statistics

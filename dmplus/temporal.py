@@ -401,8 +401,7 @@ def _against(
     """False positives of ``runs`` over those of ``baseline`` with the same seeds, in visits with a prior or without; the interval
     over patients and, unless both are one network, over trainings."""
     both = r.group(runs, second=second, prior=prior), r.group(alike(baseline, runs), prior=prior)
-    apart = not set(runs) & set(baseline)
-    return claims.at_equal(*both, claims.chance_at_equal(r, prior) if apart else None)
+    return claims.at_equal(*both, r.chance_between(results.fp_at(claims.EQUAL), runs, baseline, prior))
 
 
 def alike(baseline: Sequence[str], runs: Sequence[str]) -> Sequence[str]:
