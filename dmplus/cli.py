@@ -110,6 +110,7 @@ all maps lie on the scan's own grid:
   segmentation.nii.gz      the union of both, 0 or 1
   tiers.nii.gz             0 background, 1 candidate, 2 confirmed
   lesions.nii.gz           the lesion's number in lesions.csv
+  earlier_lesions.nii.gz   the lesions of the earlier scan, if there is one
   lesions.csv              tier, volume (mm3, counted on the scan's grid),
                            centre (mm in the scanner's frame: x to the right of
                            the patient, y to the front, z up), peak probability,
@@ -206,8 +207,8 @@ precision_paper (found lesions over found lesions and false blobs), false positi
 lesions (mdsc), each with a 95 % interval from resampling patients, in all and below / from 0.1 cm3.
 
 Either two models are run on every case (the shipped ones, or --sens and --spec) and evaluated singly and as their
-union, or existing predictions are read from a folder (--predictions: <name>.nii.gz, a 0/1 mask or a probability map
-on the grid of the case's image).""",
+union, or existing predictions are read from a folder (--predictions: what dmplus predict made of the cohort, or for
+each case <name>.nii.gz, a 0/1 mask or a probability map on the grid of its image).""",
             """example:
   dmplus evaluate cohort/ --split test -o evaluation/
 

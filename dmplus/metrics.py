@@ -27,7 +27,7 @@ from dmplus.matching import (
     match_lesions,
 )
 from dmplus.runtime import InputError, Progress, rng
-from dmplus.volume import Case, Grid, check_frame, read_cohort, read_image, read_label
+from dmplus.volume import Case, Grid, read_cohort, read_image, read_label, read_result
 
 __all__ = [
     "BOUNDARY_MM3",
@@ -300,12 +300,13 @@ def evaluate(
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Evaluate a folder of predictions ``<name>.nii.gz`` (or .nii) against a cohort folder: (rows, summary).
+    """Evaluate a folder of predictions against a cohort folder: (rows, summary).
 
-    A prediction is a 0/1 mask or a probability map on the grid of its case's image. Lesions are compared on that native
-    grid, with its spacing, so that no label is resampled. split: "train", "validation", "test" or None for all. See
-    :func:`evaluate_cases` for what comes back. Raises InputError, naming the case, for a missing prediction or label, a
-    prediction on another grid and values beyond 0..1; all are looked for before anything is computed.
+    Predictions: ``<name>.nii.gz`` (or .nii) for each case, or the folder that ``dmplus predict`` made of the cohort, of which
+    ``<name>/segmentation.nii.gz`` is taken. Each is a 0/1 mask or a probability map on the grid of its case's image. Lesions
+    are compared on that native grid, with its spacing, so that no label is resampled. split: "train", "validation", "test" or
+    None for all. See :func:`evaluate_cases` for what comes back. Raises InputError, naming the case, for a missing prediction
+    or label, a prediction on another grid and values beyond 0..1; all are looked for before anything is computed.
 
     >>> evaluate("no/such/cohort", "predictions")
     Traceback (most recent call last):
@@ -314,7 +315,7 @@ def evaluate(
     listed = read_cohort(cohort, split=split)
     found: list[Path] = []
     for files in listed:
-        names = [Path(predictions) / f"{files.name}{ending}" for ending in (".nii.gz", ".nii")]
+        names = [Path(predictions) / f"{files.name}{ending}" for ending in (".nii.gz", ".nii", "/segmentation.nii.gz")]
         there = [path for path in names if path.is_file()]
         if not there:
             raise InputError(
@@ -330,21 +331,11 @@ def evaluate(
         image, affine = read_image(files.image)
         grid = Grid(image.shape, affine)
         label = read_label(files.label, like=grid)  # type: ignore[arg-type]
-        predicted = _read_prediction(path, grid)
+        predicted = read_result(path, like=grid, what="prediction")
         tables.append(_rows(files.name, label, predicted, grid.spacing, threshold, matching))
         if shown:
             shown.step(note=files.name)
     return _finish(tables, {f.name: f.patient or f.name for f in listed}, threshold, matching, seed)
-
-
-def _read_prediction(path: Path, grid: Grid) -> np.ndarray:
-    try:
-        array, affine = read_image(path, what="prediction")
-    except InputError:
-        # a scan may not be constant, a prediction may; whatever else is wrong is said by this reader as well
-        return read_label(path, like=grid, what="prediction")
-    check_frame(path, array.shape, affine, like=grid, what="prediction")
-    return array
 
 
 def _rows(

@@ -35,6 +35,7 @@ FILES = {
     "segmentation.nii.gz": "the union of both models, 0 or 1",
     "tiers.nii.gz": "1 candidate, 2 confirmed",
     "lesions.nii.gz": "the lesion's number in lesions.csv",
+    "earlier_lesions.nii.gz": "the lesions of the earlier scan, numbered; only with one",
     "lesions.csv": "one row per lesion: tier, volume, centre, peak probability, stratum, change",
     "gone.csv": "one row per lesion of the earlier scan that is no more: volume and centre there",
     "triage.png": "the first 30 lesions in three planes, the earlier scan beside them",
@@ -261,6 +262,8 @@ def write_maps(folder: Path, native: Triage, grid: Grid, like: str | Path, *, ro
     write_nifti(folder / "segmentation.nii.gz", native.union, like=like)
     write_nifti(folder / "tiers.nii.gz", native.tiers, like=like)
     write_nifti(folder / "lesions.nii.gz", native.labels.astype(np.int32), like=like)
+    if native.earlier is not None:
+        write_nifti(folder / "earlier_lesions.nii.gz", native.earlier.astype(np.int32), like=like)
 
 
 def summary(found: Triage, report: dict[str, Any], out: str | Path) -> str:

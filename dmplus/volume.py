@@ -25,7 +25,7 @@ from dmplus.runtime import InputError, named, replacing
 
 __all__ = [
     "BRAIN_LITRES", "Case", "CaseFiles", "Grid", "brain_mask", "occupied", "read_cohort", "read_image", "read_label", "read_map",
-    "read_mask", "write_case", "write_cohort", "write_nifti", "zscore",
+    "read_mask", "read_result", "write_case", "write_cohort", "write_nifti", "zscore",
 ]  # fmt: skip
 
 #: No stripped brain is larger (litres, holes filled). Adult brains with their fluid reach 2.0, heads start at 3.
@@ -257,9 +257,18 @@ def check_frame(path: str | Path, shape: tuple[int, ...], affine: np.ndarray, *,
         )
 
 
-def _binary(path: str | Path, like: Grid, what: str) -> np.ndarray:
+def read_result(path: str | Path, *, like: Grid, what: str = "result") -> np.ndarray:
+    """Read a map that was made of a scan: float32 (X, Y, Z) on the grid ``like``, any finite values, all alike will do.
+
+    Raises ``InputError`` as :func:`read_image` does for files, and for another grid.
+    """
     array, affine = _load(path, what)
     check_frame(path, array.shape, affine, like=like, what=what)
+    return array
+
+
+def _binary(path: str | Path, like: Grid, what: str) -> np.ndarray:
+    array = read_result(path, like=like, what=what)
     wrong = array[(array != 0) & (array != 1)]
     if wrong.size:
         raise InputError(

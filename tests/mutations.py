@@ -757,6 +757,17 @@ FAULTS = (
           tests="test_worklist.py"),
     fault("one bad visit stops the others", "worklist", ("except InputError as why:", "except OSError as why:"),
           tests="test_worklist.py"),
+    # ------------------------------------------------------------------------------------- what was written, reviewed
+    fault("a finished folder of other files is opened", "rounds", ("        if own != made_of[what]:\n", "        if False:\n"),
+          tests="test_rounds.py"),
+    fault("a finished folder's tiers the wrong way round", "rounds", ("CONFIRMED, CANDIDATE)])", "CANDIDATE, CONFIRMED)])"),
+          tests="test_rounds.py"),
+    fault("put off is decided", "rounds", ('isin(["accept", "reject"])', 'isin(["accept", "reject", "later"])'),
+          tests="test_rounds.py"),
+    fault("the next open visit is always the first", "rounds", ("names[first:] + names[:first]", "names"),
+          tests="test_rounds.py"),
+    fault("the decisions of another visit", "rounds",
+          ('self.decisions / f"{name}.csv", tiers', 'self.decisions / "d.csv", tiers'), tests="test_rounds.py"),
     # ------------------------------------------------------------------------------------- operating points
     fault("a threshold folded in the wrong way", "operating", ("net.bias[1] -= math", "net.bias[1] += math"),
           tests="test_operating.py"),

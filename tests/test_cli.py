@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,7 +137,7 @@ def error_line(capsys: pytest.CaptureFixture) -> str:
 # ---------------------------------------------------------------------------------------------- the whole way
 WRITTEN = {
     "sens_probability.nii.gz", "spec_probability.nii.gz", "segmentation.nii.gz", "tiers.nii.gz", "lesions.nii.gz",
-    "lesions.csv", "gone.csv", "triage.png", "run.json",
+    "lesions.csv", "gone.csv", "triage.png", "run.json", WITH_PRIOR := "earlier_lesions.nii.gz",
 }  # fmt: skip
 
 
@@ -250,7 +251,7 @@ def test_one_model_finds_lesions_without_tiers_and_says_so(tmp_path, weights, by
     assert cli.main(["predict", str(scan), "-o", str(tmp_path / "out"), f"--{role}", one, *CPU]) == 0
     assert "not sorted into tiers: only one model" in capsys.readouterr().out
     other = {"sens": "spec", "spec": "sens"}[role]
-    assert {p.name for p in (tmp_path / "out").iterdir()} == WRITTEN - {f"{other}_probability.nii.gz"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == WRITTEN - {f"{other}_probability.nii.gz", WITH_PRIOR}
     assert set(pd.read_csv(tmp_path / "out" / "lesions.csv")["tier"]) == {"untiered"}
     assert json.loads((tmp_path / "out" / "run.json").read_text())["tiers"] is False
 
@@ -259,7 +260,7 @@ def test_a_scan_without_lesions_gives_a_whole_folder(tmp_path, weights, monkeypa
     monkeypatch.setattr("dmplus.inference.predict_volume", lambda model, image, **_: np.zeros(image.shape, np.float32))
     scan = stored(tmp_path, "scan", balls=())
     assert predict(weights, scan, "-o", tmp_path / "out") == 0
-    assert {p.name for p in (tmp_path / "out").iterdir()} == WRITTEN
+    assert {p.name for p in (tmp_path / "out").iterdir()} == WRITTEN - {WITH_PRIOR}
     assert pd.read_csv(tmp_path / "out" / "lesions.csv").empty and "0 lesions" in capsys.readouterr().out
 
 
@@ -748,6 +749,12 @@ def test_evaluate_reads_a_folder_of_predictions(cohort, tmp_path, capsys):
     assert cli.main([*command, "--rule", "iou", "--min-overlap", "0.9"]) == 0
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert summary.loc[0, ["model", "lesions", "tp_ref", "fp", "mdsc"]].tolist() == ["predictions", 8, 8, 4, 1.0]
+    for path in (tmp_path / "maps").iterdir():  # as dmplus predict lays them out
+        (tmp_path / "out of predict" / path.name.removesuffix(".nii.gz")).mkdir(parents=True)
+        shutil.copy(path, tmp_path / "out of predict" / path.name.removesuffix(".nii.gz") / "segmentation.nii.gz")
+    folder = ["evaluate", str(cohort), "--predictions", str(tmp_path / "out of predict"), "-o", str(tmp_path / "again")]
+    assert cli.main([*folder, "--rule", "iou", "--min-overlap", "0.9"]) == 0
+    assert (tmp_path / "again" / "lesions.csv").read_bytes() == (tmp_path / "out" / "lesions.csv").read_bytes()
     capsys.readouterr()
     assert cli.main([*command, "--overwrite", "--split", "holdout"]) == 2
     assert "choose another split" in error_line(capsys) and (tmp_path / "out" / "summary.csv").is_file()

@@ -3,9 +3,11 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -34,7 +36,7 @@ def test_the_table_of_notebooks_says_what_their_results_say():
         assert question == said.question and minutes == said.quick.split()[0]
 
 
-def test_the_review_of_ones_own_scan_runs(tmp_path, monkeypatch):
+def test_the_review_of_what_was_written_runs(tmp_path, monkeypatch):
     """The files of the example, at another size: a brain with a bright ball, and the same without."""
     block, _ = re.findall(r"```python\n(.*?)```", TEXT, re.S)
     mask = np.zeros((30, 30, 30), bool)
@@ -43,11 +45,24 @@ def test_the_review_of_ones_own_scan_runs(tmp_path, monkeypatch):
     noise[0, 12:16, 12:16, 12:16] = 300
     for name, image in zip(("scan", "earlier"), noise, strict=True):
         write_nifti(tmp_path / f"{name}.nii.gz", image.astype(np.float32), affine=np.eye(4))
+    (tmp_path / "cohort").mkdir()
+    for name in ("scan", "earlier"):
+        shutil.copy(tmp_path / f"{name}.nii.gz", tmp_path / "cohort")
+    (tmp_path / "cohort" / "cases.csv").write_text(
+        "name,patient,visit,days,split,image,prior,label,mask\np_v1,p,1,60,,scan.nii.gz,earlier.nii.gz,,\n"
+    )
     monkeypatch.chdir(tmp_path)
+    assert cli.main(["predict", "scan.nii.gz", "--prior", "earlier.nii.gz", "-o", "out/"]) == 0
+    shutil.move("out", "one")
+    assert cli.main(["predict", "cohort/", "-o", "out/"]) == 0
+    for file in (tmp_path / "one").iterdir():  # the example has one name for both
+        shutil.copy(file, tmp_path / "out")
     names = {}
     exec(block, names)
     names["found"].check_grid(names["case"])
     assert names["case"].prior is not None and names["found"].earlier is not None
+    lesions = pd.read_csv(tmp_path / "decided.csv")
+    assert len(lesions) == len(names["found"].lesions) and set(lesions["case"]) <= {"p_v1"}
 
 
 def test_python_example_runs():
