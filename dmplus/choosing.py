@@ -14,6 +14,7 @@ from dmplus.scoring import LEVELS
 
 if TYPE_CHECKING:
     import ipywidgets
+    from matplotlib.figure import Figure
 
 _LEFT, _RIGHT = 0.1, 60.0  #: false positives per volume that are drawn
 
@@ -58,16 +59,15 @@ class Chooser:
         self.tested = f"On test: {evidence.in_words(found)} of the metastases {where}"
         return self.tested
 
-    def render(self) -> bytes:
-        """Sensitivity against false positives on validation, the chosen point marked, as PNG."""
+    def draw(self, *, chosen: bool = True) -> Figure:
+        """Sensitivity against false positives on validation, the chosen point marked (not without ``chosen``)."""
         figure, axes = figures.new_figure(6.0, 3.2)
         axis = axes[0, 0]
         for number, name in enumerate(self.names):
             y, _, x = results.along(self.sums[name])
-            chosen = name == self.name
-            axis.plot(x, y, **evidence.line_look(number), lw=2.6 if chosen else 1.0,
-                      label=name, zorder=2 + chosen)  # fmt: skip
-            if chosen:
+            own = chosen and name == self.name
+            axis.plot(x, y, **evidence.line_look(number), lw=2.6 if own else 1.0, label=name, zorder=2 + own)
+            if own:
                 at = float(np.clip(np.nan_to_num(x[self.level], nan=_RIGHT), _LEFT, _RIGHT))  # beyond: at the edge
                 axis.plot(at, y[self.level], "o", color="black", ms=9, zorder=5, clip_on=False)
         axis.axvline(self.budget, color="#777777", lw=1)
@@ -79,7 +79,11 @@ class Chooser:
             ylabel="sensitivity",
         )
         axis.legend(fontsize=8, loc="lower right")
-        return figures.png(figure)
+        return figure
+
+    def render(self) -> bytes:
+        """:meth:`draw` as PNG."""
+        return figures.png(self.draw())
 
     def widget(self) -> ipywidgets.VBox:
         """Controls and picture. Their callbacks call the methods above and nothing else."""
@@ -109,8 +113,3 @@ class Chooser:
         look.on_click(on_look)
         self.controls = {"run": run, "level": level, "look": look, "picture": picture, "words": words}
         return ipywidgets.VBox([run, level, look, picture, words])
-
-
-def chooser(r: Results, names: Sequence[str], budget: float) -> ipywidgets.VBox:
-    """The :class:`Chooser` as a widget to display."""
-    return Chooser(r, names, budget).widget()

@@ -675,25 +675,30 @@ def draw_history(history: pd.DataFrame, *, title: str) -> Figure:
     return figures.titled(figure, title)
 
 
-def watched_in_words(before: Mapping[str, float] | None, after: Mapping[str, float]) -> str:
-    """Lesions found and false positives of the patient that a training did not see, before and after it."""
+def watched_in_words(before: Mapping[str, float] | None, after: Mapping[str, float], case: Case) -> str:
+    """Lesions found and false positives of the ``case`` that a training did not see, before and after it."""
+    lesions = label_lesions(case.label > 0)[1]  # type: ignore[operator]
 
     def words(at: Mapping[str, float]) -> str:
-        return f"{at['val_sensitivity']:.0%} found and {at['val_fp_per_volume']:.0f} false positives"
+        false = figures.count_words(round(at["val_fp_per_volume"]), "false positive", "false positives")
+        return f"{round(at['val_sensitivity'] * lesions)} found and {false}"
 
+    whose = f"One unseen patient with {figures.count_words(lesions, 'metastasis', 'metastases')}, at 0.5"
     if before is None:
-        return f"From scratch; one unseen patient at 0.5: {words(after)}."
-    return f"One unseen patient at 0.5: {words(before)} before, {words(after)} after."
+        return f"From scratch. {whose}: {words(after)}."
+    return f"{whose}: {words(before)} before, {words(after)} after."
+
+
+def moves(history: pd.DataFrame) -> dict[str, float]:
+    """How far each part of a loss moved from point to point, on the mean, relative to its mean."""
+    parts = [p for p in ("vss", "sse", "bce") if p in history]
+    return {p.upper(): float(history[p].diff().abs().mean() / history[p].mean()) for p in parts}
 
 
 def steadier(history: pd.DataFrame) -> str:
-    """Which part of a loss moved more from point to point, relative to its mean."""
-    moves = {
-        p.upper(): float(history[p].diff().abs().mean() / history[p].mean())
-        for p in ("vss", "sse", "bce")
-        if p in history
-    }
-    return "from point to point, relative to its mean: " + ", ".join(f"{k} moves by {v:.0%}" for k, v in moves.items())
+    """:func:`moves` in words."""
+    words = ", ".join(f"{k} moves by {v:.0%}" for k, v in moves(history).items())
+    return f"from point to point, relative to its mean: {words}"
 
 
 def lengths(r: Results, stems: Mapping[str, str]) -> dict[str, list[str]]:
@@ -718,8 +723,8 @@ def _seeds(r: Results, name: str) -> list[str]:
 def learning_curve(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float = EQUAL) -> Figure:
     """False positives per volume against the segments of fine-tuning: at one sensitivity (left), at threshold 0.5 (right).
 
-    curves: legend → runs of one loss with more and more segments (:func:`lengths`). A run that does not reach the sensitivity
-    above the floor of its rows is a cross at the upper edge.
+    curves: legend → runs of one loss with more and more segments (:func:`lengths`), all seeds of each. A run that does not reach
+    the sensitivity above the floor of its rows is a cross at the upper edge.
     """
     figure, axes = figures.new_figure(6.5, 3.6, columns=2)
     for axis, at in zip(axes[0], (sensitivity, None), strict=True):
@@ -759,8 +764,8 @@ def _measured(sensitivity: float | None) -> Any:
 
 
 def _along_lengths(r: Results, names: Sequence[str], sensitivity: float | None) -> dict[int, Estimate]:
-    """Segments → false positives per volume at that sensitivity, or, without one, at threshold 0.5."""
-    return {_segments(r, n): of(_measured(sensitivity), r.group([n])) for n in names}
+    """Segments → false positives per volume at that sensitivity, or, without one, at threshold 0.5; all seeds."""
+    return {_segments(r, n): of(_measured(sensitivity), r.group(_seeds(r, n))) for n in names}
 
 
 def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float | None = EQUAL) -> str:
@@ -774,24 +779,43 @@ def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensiti
         words = [f"{e.value:.3g} after {n:,}" for n, e in at.items() if np.isfinite(e.value)]
         words += [f"not reached after {n:,}" for n, e in at.items() if not np.isfinite(e.value)]
         if sensitivity is None:
-            shares = [of(results.sensitivity, r.group([n])).value for n in names]
+            shares = [of(results.sensitivity, r.group(_seeds(r, n))).value for n in names]
             words = [f"{w} ({share:.1%} found)" for w, share in zip(words, shares, strict=True)]
         reached = [name for name, e in zip(names, at.values(), strict=True) if np.isfinite(e.value)]
         ratio = ""
         if len(reached) > 1:
-            gain = trained_apart(r, _measured(sensitivity), *([n] for n in reached[:-3:-1]), ratio=True)
+            gain = trained_apart(r, _measured(sensitivity), *(_seeds(r, n) for n in reached[:-3:-1]), ratio=True)
             long, short = (f"{_segments(r, n):,}" for n in reached[:-3:-1])
             ratio = f"; {long} against {short} segments: {gain} times"
         lines.append(f"{label}: {', '.join(words)}{ratio}")
     return "\n".join(lines)
 
 
-def learning_title(r: Results, curves: Mapping[str, Sequence[str]], *, sensitivity: float = EQUAL) -> str:
-    """A title for :func:`learning_curve`: the loss that was trained longest and gets there, at its first and last length."""
-    at = {k: {n: e for n, e in _along_lengths(r, v, sensitivity).items() if np.isfinite(e.value)} for k, v in curves.items()}
-    label = max((k for k in at if at[k]), key=lambda k: (max(at[k]), len(at[k])))
-    first, *_, last = (f"{e.value:.1f} after {n:,}" for n, e in at[label].items())
-    return f"{label}: false positives a volume at sensitivity {sensitivity:g}, {first} segments, {last}"
+def learning_title(r: Results, curves: Mapping[str, Sequence[str]], rival: str) -> str:
+    """A title for :func:`learning_curve`: the first loss beside its rival, after the first and the last length of both."""
+    label = next(k for k in curves if k != rival)
+    known = [(n, f"{e.value:.2f}") for n, e in _leads(r, curves[label], curves[rival], EQUAL).items() if np.isfinite(e.value)]
+    (first, before), (last, after) = known[0], known[-1]
+    return f"{label} has {before} times {rival}'s false positives after {first:,} segments, {after} after {last:,}"
+
+
+def falls_in_words(
+    r: Results, curves: Mapping[str, Sequence[str]], *, begin: int = 5000, sensitivity: float | None = EQUAL
+) -> str:
+    """What more training is worth to each loss: a line each, its false positives after more segments over those after ``begin``.
+
+    curves: legend → runs of one loss (:func:`lengths`). Read at one sensitivity, or, without one, at threshold 0.5.
+    """
+    lines = [f"false positives {_read_where(sensitivity)}, as a multiple of those after {begin:,} segments"]
+    for label, names in curves.items():
+        at = {_segments(r, n): _seeds(r, n) for n in names}
+        falls = [
+            f"{in_words(trained_apart(r, _measured(sensitivity), at[n], at[begin], ratio=True))} after {n:,}"
+            for n in at
+            if n > begin
+        ]
+        lines.append(f"{label}: {', '.join(falls)}")
+    return "\n".join(lines)
 
 
 def by_kind(r: Results, names: Sequence[str]) -> pd.DataFrame:
@@ -814,22 +838,16 @@ def leads_in_words(
     curves: legend → runs of one loss with more and more segments (:func:`lengths`); rival: those of BCE. The ratio of false
     positives with its interval, whether a lead is shown at the last, and the longer lengths that BCE lacks.
     """
-    others = {_segments(r, n): n for n in rival}
     lines = []
     for label, names in curves.items():
-        pairs = {_segments(r, n): (n, others.get(_segments(r, n))) for n in names}
-        ratios = {
-            n: trained_apart(r, results.fp_at(sensitivity), *(_seeds(r, x) for x in pair), ratio=True)
-            for n, pair in pairs.items()
-            if pair[1]
-        }
+        ratios = _leads(r, names, rival, sensitivity)
         known = {n: e for n, e in ratios.items() if np.isfinite(e.value)}
         if not known:
             continue
         last = [*known.values()][-1]
         led = any(e.high < 1 for e in known.values())
         verdict = "ahead" if last.high < 1 else "behind" if last.low > 1 else f"no lead is shown{' any more' * led}"
-        alone = [f"{n:,}" for n in pairs if n > max(known)]
+        alone = [f"{n:,}" for n in (_segments(r, name) for name in names) if n > max(known)]
         lines += textwrap.wrap(
             f"{label}, at sensitivity {sensitivity:g}: {', '.join(f'{in_words(e)} after {n:,}' for n, e in known.items())}: "
             + verdict
@@ -838,6 +856,17 @@ def leads_in_words(
             subsequent_indent="    ",
         )
     return "\n".join(lines)
+
+
+def _leads(r: Results, names: Sequence[str], rival: Sequence[str], sensitivity: float) -> dict[int, Estimate]:
+    """Segments → false positives of a loss over its rival's, at one sensitivity, for the lengths of both, all seeds."""
+    others = {_segments(r, n): n for n in rival}
+    pairs = {_segments(r, n): (n, others.get(_segments(r, n))) for n in names}
+    return {
+        n: trained_apart(r, results.fp_at(sensitivity), *(_seeds(r, x) for x in pair), ratio=True)
+        for n, pair in pairs.items()
+        if pair[1]
+    }
 
 
 def along_sensitivities(

@@ -88,6 +88,7 @@ def _point_cases() -> list[tuple[list[float], list[float], float]]:
         ([0.5, 0.7, 0.7], [0.5, 2.0, 3.0], 4.0),  # and first
         ([0.6, 0.9], [5.0, 7.0], 4.0),  # none
         ([0.9, 0.8, 0.6], [4.0, 1.0, 0.2], 4.0),  # exactly the budget, falling order
+        ([0.9, 0.8, 0.6], [9.0, 3.0, 0.2], 4.0),  # falling order, the first is over the budget
     ]
 
 
@@ -107,6 +108,16 @@ def _point_fewest(sensitivity: list[float], fp: list[float], budget: float) -> i
 def _point_below(sensitivity: list[float], fp: list[float], budget: float) -> int:
     allowed = [i for i, n in enumerate(fp) if n < budget]
     return max(allowed, key=lambda i: (sensitivity[i], -fp[i]), default=-1)
+
+
+def _point_of_allowed(sensitivity: list[float], fp: list[float], budget: float) -> int:
+    allowed = [(s, -n) for s, n in zip(sensitivity, fp, strict=True) if n <= budget]
+    return allowed.index(max(allowed)) if allowed else -1
+
+
+def _point_until_over(sensitivity: list[float], fp: list[float], budget: float) -> int:
+    over = next((i for i, n in enumerate(fp) if n > budget), len(fp))
+    return max(range(over), key=lambda i: (sensitivity[i], -fp[i]), default=-1)
 
 
 # ----------------------------------------------------------------------------------------- notebook 03
@@ -349,6 +360,8 @@ EXERCISES: dict[str, dict[str, Any]] = {
                 "you took the fewest false positives. Spend the budget: the most *sensitive* point within it.",
             ),
             (_point_below, "exactly the budget is within the budget: <=, not <."),
+            (_point_of_allowed, "that is an index among the points within the budget. Give the one in the whole list."),
+            (_point_until_over, "you stopped at the first point over the budget. Later ones may be within it: look at all."),
         ),
     ),
     "3.1": dict(

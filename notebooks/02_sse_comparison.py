@@ -71,7 +71,8 @@ pd.set_option("display.max_colwidth", None)
 # %% [markdown]
 # ## What SSE is
 #
-# Before VSS there was the sensitivity–specificity *error* of Brosch et al. (2015), equation 5 of the paper:
+# Before VSS there was the sensitivity–specificity *error* of Brosch et al. (2015), equation 5 of the paper, here with the ε
+# that its equations 1 and 2 have:
 #
 # $$\ell_{\text{SSE}} = \alpha \frac{\sum (\mathbf{y} - \hat{\mathbf{y}})^2 \mathbf{y}}{\sum \mathbf{y} + \epsilon} +
 # (1 - \alpha) \frac{\sum (\mathbf{y} - \hat{\mathbf{y}})^2 (1 - \mathbf{y})}{\sum (1 - \mathbf{y}) + \epsilon} \qquad (5)$$
@@ -307,7 +308,7 @@ figures.show(
 
 # %% [markdown]
 # And at a reader's budget? The best sensitivity of each within 1, 4 and 10 false positives a volume, and what it has more than
-# BCE, patient by patient:
+# BCE, patient by patient. (Each threshold is the best on these very patients: that compares curves, and is no operating point.)
 
 # %%
 display(evidence.at_budgets(rows, groups, against="BCE"))
@@ -316,7 +317,8 @@ crossing = evidence.better_from(rows, groups["JVSS, alpha 0.5"], groups["BCE"])
 print(f"the drawn line of JVSS with alpha 0.5 lies above that of BCE from {crossing:.1f} false positives a volume on")
 
 # %% [markdown]
-# Two things at once. The lines show what a *loss* has learned; the markers show where 0.5 happens to fall on them. Alpha moves
+# Yes, a model with a hundred false positives at 0.5 can be the better one: JVSS 0.995 marks most at 0.5, and is ahead wherever a
+# line above says so. Two things at once. The lines show what a *loss* has learned; the markers show where 0.5 happens to fall on them. Alpha moves
 # the marker far; how much it changes the line, the next table shows. And lines may cross: the differences above say at which
 # budgets one is ahead by a whole interval, and at which it is not. "Better" needs a place, a sensitivity or a budget, and an
 # interval there.
@@ -328,9 +330,9 @@ print(f"the drawn line of JVSS with alpha 0.5 lies above that of BCE from {cross
 equal = evidence.over_alpha_at_equal(rows, there)
 print(f"sensitivity {claims.EQUAL:g}, false positives per volume with 95 % intervals")
 display(equal[["fewest", "most", "not reached by"]])
-worst, (rival, with_alpha), ratio = evidence.worst_against_best(rows, equal, "JVSS")
-print(f"the alpha of JVSS that needs most needs {worst:.1f}, the best of the others, {with_alpha}, needs {rival:.1f}: "
-      f"{evidence.in_words(ratio)} times")
+worst, (rival, rival_name), costly = evidence.worst_against_best(rows, equal, "JVSS")
+print(f"the alpha of JVSS that needs most needs {worst:.1f}, the best of the others, {rival_name}, needs {rival:.1f}: "
+      f"{evidence.in_words(costly)} times")
 print("recalls shared at threshold 0.5: {:.2f} to {:.2f}".format(*evidence.shared_recalls(rows, there)))
 
 # %% [markdown]
@@ -359,8 +361,8 @@ display(evidence.verdicts(of_one_length, of_claims=about))
 display(claims.same_recipe(rows).rename_axis("two seeds of one recipe"))
 
 # %% [markdown]
-# By chance one pair in twenty would be told apart. Over patients alone it is many more. So wherever two trainings are compared
-# here, the interval holds the seed, too: how far one moves a number is known from the recipes that were trained three times
+# By chance one pair in twenty would be told apart. Over patients alone it is many more. So wherever the column
+# *over* says trainings, the interval holds the seed, too: how far one moves a number is known from the recipes that were trained three times
 # (pooled, on the scale of log-odds or logs, where the recipes agree), and that is added to the resamples (the last column;
 # no proof, as it judges the pairs it was made from). Large differences survive it, small ones do not.
 #
@@ -383,10 +385,10 @@ print(evidence.moved_in_words(first_table, "BCE", "JVSS 0.9"))
 
 # %% [markdown]
 # The last line answers the prediction. Within JVSS, from 0.5 to 0.99, the directions are the paper's; from there on nearly all
-# is found, and the rest is noise. The place of BCE among them is another: at 0.5 our JVSS 0.9 is the more sensitive *and* the
+# is found, and the rest is noise. The place of BCE among them is another: at threshold 0.5 our JVSS 0.9 is the more sensitive *and* the
 # less precise model. At BCE's sensitivity it is the one with fewer false positives (the claim on alpha 0.9 above).
 #
-# At 0.5 our sensitive models mark very much. One likely reason is that they were fine-tuned for a short time: the section
+# At threshold 0.5 our sensitive models mark very much. One likely reason is that they were fine-tuned for a short time: the section
 # "Trained longer" tests that. A higher threshold takes false positives away and costs sensitivity: Figure 3 shows how much. And
 # mDSC is that of what is *found* at 0.5: the models find different metastases.
 #
@@ -413,7 +415,8 @@ print(evidence.misses_in_words(rows, shown, levels))
 
 # %% [markdown]
 # Most of what either misses is small, as in the paper. At one budget JVSS does not simply find more: it finds more of the small
-# ones, and wherever an interval above lies below 0 it pays with larger ones. Why, nothing here tests.
+# ones, and wherever an interval above lies below 0 it pays with larger ones. These are two networks: another seed may move the
+# smaller of the differences. Why, nothing here tests.
 
 # %% [markdown]
 # ## A small metastasis that BCE misses
@@ -469,7 +472,7 @@ display(evidence.verdicts(table, of_claims=["U-Net"]))
 # The orders and the first two verdicts are read at 0.5, where alpha moves the U-Net as it moves DeepMedic; but a moved threshold
 # would, too. The last two are read at BCE's sensitivity, where BCE marks as many false positives as its row of the table says:
 # far more than any reader allows. (Where there is no number, the rows hold no thresholds between 0.5 and where they begin, and
-# cannot be read there.) So: the same budgets for all three, and the differences from BCE.
+# cannot be read there; *inf*: in some resamples it does not get there within its rows.) So: the same budgets for all three, and the differences from BCE.
 
 # %%
 unets = {"BCE": ["unet-bce-s0"], "JVSS 0.9": ["unet-jvss-0.9-s0"], "JVSS 0.5": ["unet-jvss-0.5-s0"]}
@@ -491,7 +494,8 @@ print(evidence.ahead_at_budgets(rows, unets, against="BCE"))
 display(evidence.verdicts(table, of_claims=["segments of 30"]))
 
 # %% [markdown]
-# BCE stands beside as a yardstick: it counts no segments, so its line says what a quarter of the voxels does by itself. Where
+# *Not shown* means here: it is not shown that little changes. An interval wholly above 1 says that shorter segments cost false
+# positives, one that holds 1 and more than the margin says nothing. BCE stands beside as a yardstick: it counts no segments, so its line says what a quarter of the voxels does by itself. Where
 # JVSS loses more than BCE does, a guess at the mechanism: VSS moves one voxel of a silent segment, its loudest, and among fewer
 # voxels the loudest is less loud. It is a guess; nothing here tests it.
 #
@@ -535,16 +539,28 @@ course.check("2.3", operating_point)
 # > **Predict first.** The chosen model finds a certain share on validation. Will it find more or less on test?
 
 # %% [markdown]
-# Choose by hand first: in JupyterLab the cell below shows validation alone, and takes you at your word, one look at the test.
-# (You have seen these test patients in the figures above. In a study of your own you would not have.)
+# Choose by hand first, on validation alone.
+
+# %%
+names = ["bce-s0", *claims.curve_over_alpha(rows, "jvss")]
+board = choosing.Chooser(rows, names, budget)
+figure = figures.titled(board.draw(chosen=False), f"Within {budget:g} false positives a volume: which one?")
+figures.show(
+    figure,
+    f"Figure 6 shows sensitivity on the validation patients against false positives per volume as each threshold falls, for "
+    f"{len(names)} models (seed 0); the grey line is the budget.",
+)
+
+# %% [markdown]
+# In JupyterLab the cell below lets you move the threshold, and takes you at your word: one look at the test. (You have seen these
+# test patients in the figures above. In a study of your own you would not have.)
 #
 # > **Choose first.** Which model and which threshold, within the budget? What do you expect on test? Then see whether the rule
 # > chose the same; and if not, what your reason was worth on test.
 
 # %%
-names = ["bce-s0", *claims.curve_over_alpha(rows, "jvss")]
 if course.interactive():
-    display(choosing.chooser(rows, names, budget))
+    display(board.widget())
 else:
     print("The chooser opens in JupyterLab (make lab).")
 
@@ -583,12 +599,18 @@ display(evidence.choices_in_words(chosen).filter(like="test"))
 # %%
 longer = evidence.lengths(rows, {"BCE": "bce", "JVSS 0.995": "jvss-0.995", "JVSS 0.5": "jvss-0.5"})
 figures.show(
-    figures.headed(evidence.learning_curve(rows, longer), evidence.learning_title(rows, longer)),
-    f"Figure 6 shows false positives a volume against the segments seen: left where {claims.EQUAL:.0%} of the metastases are "
-    "found, right at threshold 0.5; bars are 95 % intervals over patients; *not reached* (if it stands there): a network finds "
-    "so many only beyond the end of its rows.",
+    figures.headed(evidence.learning_curve(rows, longer), evidence.learning_title(rows, longer, "BCE")),
+    f"Figure 7 shows false positives a volume on {lesions} metastases against the segments seen: left where {claims.EQUAL:.0%} of "
+    "them are found, right at threshold 0.5; three seeds after 5,000 segments, else one; bars are 95 % intervals over patients; "
+    "*not reached* (if it stands there): a network finds so many only beyond the end of its rows.",
 )
 print(evidence.lengths_in_words(rows, longer), evidence.lengths_in_words(rows, longer, sensitivity=None), sep="\n\n")
+
+# %% [markdown]
+# Which loss gains most by more training? With intervals over patients and trainings:
+
+# %%
+print(evidence.falls_in_words(rows, longer), evidence.falls_in_words(rows, longer, sensitivity=None), sep="\n\n")
 
 # %% [markdown]
 # The comparison with BCE from above, made once more after more segments, as many of both:
@@ -652,7 +674,7 @@ still = evidence.broken_down(rows.histories)
 whole = f"{len([name for name in again if name not in still.index])} of {len(again)} come through"
 figures.show(
     figures.headed(evidence.draw_before_and_after(before, rows.histories), f"Made again with the slope mended: {whole}"),
-    f"Figure 7 shows BCE on the segments that a training sees, for {len(lost_ones)} trainings that were lost (blue), and for "
+    f"Figure 8 shows BCE on the segments that a training sees, for {len(lost_ones)} trainings that were lost (blue), and for "
     f"{len(again)} of the same name made since, with a slope taken from logits (orange).",
 )
 display(lost_ones)
@@ -683,14 +705,16 @@ display(evidence.at_half_and_equal(rows, ways))
 alone = rows.group(ways["JVSS 0.5 alone"])
 for other in ("BCE alone", *mixed):
     ratio = claims.at_equal(alone, rows.group(ways[other]), claims.chance_at_equal(rows))
-    print(f"false positives at sensitivity {claims.EQUAL:g}, JVSS 0.5 alone / {other}: {ratio} (one seed each)")
+    outline = evidence.trained_apart(rows, results.mdsc, ways["JVSS 0.5 alone"], ways[other])
+    print(f"JVSS 0.5 alone against {other}: {ratio} times the false positives at sensitivity {claims.EQUAL:g}, mDSC "
+          f"{outline} (one seed each)")
 
 # %% [markdown]
 # A ratio whose interval lies below 1 says that JVSS alone goes further. And it had the least to see: fewer voxels than the trunk
 # by itself, let alone the trunk with what came after. So BCE's trunk is no help that JVSS needs. Perhaps one has to unlearn there
 # first how sure BCE is of the background; or it is the rate, larger by far in a training from scratch than in a fine-tuning
-# (guesses; nothing here tests them). It outlines what it finds no better than the mixed ways do: one voxel of each segment still
-# pulls against what BCE says of all.
+# (guesses; nothing here tests them). The difference of mDSC says how it outlines what it finds: an interval below 0, worse. There
+# BCE is worth its time, if not for the detection: it hears every voxel of an outline.
 #
 # We began with the trunk since it made so many trainings affordable, and since JVSS alone was lost at first. Both are reasons of
 # ours, none of the loss's. What you read in the sections above holds for **BCE first, then the other loss**.
@@ -716,6 +740,10 @@ least = brains.iloc[0]
 print(f"whole brains: {least['n_lesions']} metastases of {least['n_patients']} test patients")
 
 # %% [markdown]
+# Mind the lines against BCE: JVSS went on from this very BCE, for some thousand segments more, and BCE did not. They do not tell the loss
+# from the longer training; the lines on alpha do. And no seed was repeated on whole brains (*over* patients alone): these are
+# verdicts on these networks, not on their recipes.
+#
 # What BCE finds already, no alpha can gain; what it costs in precision shows anyhow. And a table on so few patients can say
 # *not shown* of a thing that is there: its intervals are wide.
 #
@@ -753,11 +781,13 @@ before = None if start is None else training.validate(start, [watched.normalised
 # The parts of the loss, step by step, and one patient that the training does not see.
 
 # %%
-figure = evidence.draw_history(history, title=f"A training with alpha {alpha:g}, as it happened")
+moves = evidence.moves(history)
+most, least = sorted(moves, key=moves.get, reverse=True)[:2]
+figure = evidence.draw_history(history, title=f"{most} moves more from point to point than {least} (alpha {alpha:g})")
 figures.show(
     figure,
-    f"Figure 8 shows the parts of the loss over {steps * config.batch} segments, made in {after['seconds']:.0f} seconds. "
-    + evidence.watched_in_words(before, after),
+    f"Figure 9 shows the parts of the loss over {steps * config.batch} segments, made in {after['seconds']:.0f} seconds. "
+    + evidence.watched_in_words(before, after, watched),
 )
 print(evidence.steadier(history))
 
@@ -819,15 +849,16 @@ display(evidence.over_alpha_at_equal(own, both)[["fewest", "most", "not reached 
 # - **A point at 0.5** mixes what a loss has learned with where it puts its probabilities. Move the threshold, and compare at
 #   equal sensitivity.
 # - **Over alpha**, with intervals over patients and trainings, and one stated rule for the area: the table above says who is
-#   ahead, and by which interval; all from BCE's trunk, and the section "Without BCE's trunk" says what JVSS does without it.
+#   ahead, and by which interval (the last lines below once more); all from BCE's trunk, and the section "Without BCE's trunk" says what JVSS does without it.
 # - **A budget** is kept on validation, and the test is looked at once.
 # - **A loss of your own** takes twenty lines, and stands in the same table.
 #
-# And a comparison is one at one length of training: a lead after few segments may be gone after many. Once more, the false
-# positives of JVSS over those of BCE:
+# The question was: the errors of voxels, or the rates of lesions? So once more, JVSS against SSE, and, since a comparison is one at
+# one length of training and a lead after few segments may be gone after many, the false positives of JVSS over those of BCE:
 
 # %%
-print(told)
+print(evidence.ahead_in_words(table) + f"; its most costly alpha needs {evidence.in_words(costly)} times the false positives of "
+      f"{rival_name} at sensitivity {claims.EQUAL:g}", told, sep="\n")
 
 # %% [markdown]
 # ## What could be wrong with this
@@ -836,9 +867,12 @@ print(told)
 # may be one of this generator. Most trainings have one seed: what another would have done is taken from five recipes of 5,000
 # segments, all from one trunk, and may differ for others. Points and bars of one network are over patients alone.
 # All losses were fine-tuned from BCE's trunk with one learning rate, chosen for BCE: a loss that needs another rate, or another
-# beginning, is at a disadvantage. The trainings are short, as their table says: large alpha is punished most
-# by that. And most were made before two faults were mended: in those that were compiled, on a processor, the two layers with
-# dropout shared one mask, and BCE took its slope from a rounded probability (Figure 7). The longest training of JVSS 0.995
+# beginning, is at a disadvantage. The trainings are short, as their table says, and that does not punish all
+# losses alike: the lines below Figure 7 say which gains most by more, at threshold 0.5 and at one sensitivity. And most were made
+# before two faults were mended: in those that were compiled, on a processor, the two layers with dropout shared one mask, and BCE
+# took its slope from a rounded probability (Figure 8). In Figure 7 the points of 5,000 segments are from before, BCE's others and
+# the longest of JVSS from after; in "Without BCE's trunk" JVSS alone is from after, the trunk from before. A part of these steps
+# may be the mending. The longest training of JVSS 0.995
 # changed its machine on the way: 120,000 segments on a processor, the rest on a GPU.
 #
 # ## Self-test
@@ -894,7 +928,7 @@ session.finish(
     metrics={
         "fp_ratio_0.995": matched[0.995].value, "fp_ratio_0.5": matched[0.5].value, "smallest_share_sse": small["SSE"],
         "mean_precision": {s: float(areas.loc[s, "mean_precision"]) for s in there.values()}, "gained": len(gained),
-        "jvss_better_from_fp": crossing, "fp_at_equal_worst_jvss": worst, "fp_at_equal_best_sse_bce": rival,
+        "jvss_better_from_fp": crossing, "fp_at_equal_worst_jvss": worst, "fp_at_equal_best_rival": rival,
         "lost": len(lost), "chosen": chosen.index[0], "chosen_test_sensitivity": first["test sensitivity"].value,
         "verdicts": table.set_index("claim")["verdict"].to_dict(), "test_lesions": lesions,
     },

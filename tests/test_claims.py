@@ -459,6 +459,12 @@ def test_whole_brains_have_claims_of_their_own(folder, tmp_path, monkeypatch):
         "the prior path removes false positives (alpha 0.995, whole brains, all visits)",
     ):
         assert said[claim] == "holds", claim
+    assert not table["why"].str.contains("went on").any()
+    runs = r.runs.assign(start=r.runs["run"].map({"whole-jvss-0.5-none-s0": "whole-bce-none-s0"}).fillna("scratch"))
+    runs.to_csv(tmp_path / "rows" / "runs.csv", index=False)
+    why = claims.claims_table(Results(tmp_path / "rows")).set_index("claim")["why"]
+    told = why[why.str.contains("JVSS went on from this very BCE for 5,000 segments, BCE did not")]
+    assert told.index.tolist() == ["JVSS (alpha 0.5, whole brains) has fewer false positives than BCE at equal sensitivity"]
     rises = table["paper"].filter(like="sensitivity rises")
     assert rises.tolist() == pytest.approx([0.946 - 0.802, 0.932 - 0.842])
     both = tmp_path / "both"

@@ -10,6 +10,7 @@ from dmplus.claims import matched
 from dmplus.results import FALSE, FOUND, MISSED, Results
 from dmplus.runtime import InputError, rng
 from dmplus.scoring import HALF, LEVELS
+from dmplus.volume import Case
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +224,13 @@ def test_a_watched_training_says_what_moved_and_has_no_before_from_scratch():
     history = pd.DataFrame({"loss": [3.0, 3, 3], "vss": [1.0, 2.0, 1.0], "bce": [1.0, 1.1, 1.0]})
     assert evidence.steadier(history) == "from point to point, relative to its mean: VSS moves by 75%, BCE moves by 10%"
     after = {"val_sensitivity": 0.5, "val_fp_per_volume": 3}
-    assert "before" not in evidence.watched_in_words(None, after)
-    assert "50% found and 3 false positives before" in evidence.watched_in_words(after, after)
+    label = np.zeros((9, 9, 9), np.uint8)
+    label[1, 1, 1] = label[7, 7, 7] = 1
+    one = Case(name="x", image=label, mask=label == 0, label=label, prior=None, affine=np.eye(4))
+    assert "before" not in evidence.watched_in_words(None, after, one)
+    said = evidence.watched_in_words({"val_sensitivity": 1.0, "val_fp_per_volume": 1}, after, one)
+    assert said.endswith("with 2 metastases, at 0.5: 2 found and 1 false positive before, 1 found and 3 false positives after.")
+    assert evidence.moves(history) == pytest.approx({"VSS": 0.75, "BCE": 0.1 / (3.1 / 3)})
 
 
 def test_the_title_over_alpha_follows_the_verdicts_and_a_loss_of_ones_own_is_compared(r):
@@ -343,6 +349,38 @@ def test_the_learning_curve_is_of_one_recipe_and_marks_what_is_not_reached(longe
         f"{fp:.3g} after {n:,} ({found:.1%} found)" in words
         for n, fp, found in zip((1000, 5000, 80000), *half, strict=True)
     )
+
+
+def test_lengths_are_read_from_all_seeds_and_beside_the_rival(tmp_path):
+    draw = rng(2, "rivals")
+    made = {name: ("prior", rows_of(draw, found=30, false=false)) for name, false in (
+        ("bce-s0", 40), ("bce-s1", 30), ("bce-80k-s0", 8), ("jvss-0.5-s0", 12), ("jvss-0.5-s1", 9), ("jvss-0.5-80k-s0", 9),
+        ("jvss-0.5-300k-s0", 4))}  # fmt: skip
+    folder = collected(tmp_path / "rows", made)
+    runs = pd.read_csv(folder / "runs.csv")
+    long = {"bce-80k-s0": 80000, "jvss-0.5-80k-s0": 80000, "jvss-0.5-300k-s0": 300000}
+    runs["segments"] = runs["run"].map(long).fillna(5000).astype(int)
+    runs.to_csv(folder / "runs.csv", index=False)
+    r = Results(folder)
+    curves = evidence.lengths(r, {"BCE": "bce", "JVSS 0.5": "jvss-0.5"})
+    fp = results.fp_at(claims.EQUAL)
+    known = {n: results.of(fp, r.group(names)).value for n, names in {
+        "bce 5": ["bce-s0", "bce-s1"], "bce 80": ["bce-80k-s0"], "jvss 5": ["jvss-0.5-s0", "jvss-0.5-s1"],
+        "jvss 80": ["jvss-0.5-80k-s0"]}.items()}  # fmt: skip
+    first, last = known["jvss 5"] / known["bce 5"], known["jvss 80"] / known["bce 80"]
+    assert first < 0.6 < last
+    assert evidence.learning_title(r, curves, "BCE") == (
+        f"JVSS 0.5 has {first:.2f} times BCE's false positives after 5,000 segments, {last:.2f} after 80,000"
+    )
+    drawn = evidence.learning_curve(r, curves).axes[0].containers[0].lines[0].get_ydata()
+    assert drawn.tolist() == pytest.approx([known["bce 5"], known["bce 80"]])
+    assert f"{known['bce 5']:.3g} after 5,000, {known['bce 80']:.3g} after 80,000" in evidence.lengths_in_words(r, curves)
+    head, bce, jvss = evidence.falls_in_words(r, curves).splitlines()
+    assert "at sensitivity 0.85, as a multiple of those after 5,000" in head
+    assert bce.startswith(f"BCE: {known['bce 80'] / known['bce 5']:.2f} [") and bce.endswith("] after 80,000")
+    assert jvss.count("] after ") == 2 and "at threshold 0.5" in evidence.falls_in_words(r, curves, sensitivity=None)
+    told = " ".join(evidence.leads_in_words(r, {"JVSS 0.5": curves["JVSS 0.5"]}, curves["BCE"]).split())
+    assert f"{first:.2f} [" in told and f"{last:.2f} [" in told and "for 300,000 there is no BCE" in told
 
 
 def test_runs_stand_beside_each_other_at_one_threshold_and_at_one_sensitivity(longer):
