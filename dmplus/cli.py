@@ -202,8 +202,8 @@ with --collect FOLDER, after the runs:
             "evaluate",
             _evaluate,
             "count found, missed and false lesions over a cohort",
-            """Evaluate a cohort folder lesion by lesion: sensitivity, precision (true blobs over all blobs) and
-precision_paper (found lesions over found lesions and false blobs), false positives per volume, mean Dice of the found
+            """Evaluate a cohort folder lesion by lesion: sensitivity, precision (true groups over all groups) and
+precision_paper (found lesions over found lesions and false groups), false positives per volume, mean Dice of the found
 lesions (mdsc), each with a 95 % interval from resampling patients, in all and below / from 0.1 cm3.
 
 Either two models are run on every case (the shipped ones, or --sens and --spec) and evaluated singly and as their

@@ -287,15 +287,20 @@ def ahead_in_words(table: pd.DataFrame) -> str:
     return "JVSS is more precise " + "; ".join(f"than {rival}: {v}" for rival, v in verdict.items())
 
 
+def own_losses(r: Results) -> list[str]:
+    """Losses of somebody's own that have a curve over alpha, by the stem of their runs."""
+    return [s for s in losses_over_alpha(r) if s not in ("jvss", "sse+bce", "sse") and len(curve_over_alpha(r, s)) > 1]
+
+
 def against_jvss(r: Results) -> str:
     """Every loss of somebody's own against JVSS: mean precision over the recalls that the two share, patient by patient."""
     lines = []
-    for stem in losses_over_alpha(r):
-        if stem in ("jvss", "sse+bce", "sse") or len(curve_over_alpha(r, stem)) < 2:
-            continue
+    for stem in own_losses(r):
         common, _ = areas(r, [stem, "jvss"])
         e = results.estimate(common[stem].value - common["jvss"].value, common[stem].draws - common["jvss"].draws)
-        lines.append(f"{stem} minus JVSS: {in_words(e, 3)} of mean precision")
+        low, high = shared_recalls(r, {"JVSS": "jvss", stem: stem})
+        where = f"over the recalls {low:.2f} to {high:.2f} that both reach"
+        lines.append(f"{stem} minus JVSS: {in_words(e, 3)} of mean precision, {where}")
     return "\n".join(lines)
 
 

@@ -422,7 +422,7 @@ EXERCISES: dict[str, Exercise] = {
         ),
     ),
     "0.3": Exercise(
-        expects="two numbers from 0 to 1 (NaN where nothing was found): the paper's precision, then ours",
+        expects="two numbers from 0 to 1 (NaN where nothing was marked): the paper's precision, then ours",
         reference=precisions,
         cases=_precision_cases,
         misconceptions=(

@@ -85,7 +85,8 @@ class Chance:
         Resampling n seeds already holds (n − 1) / n of the variance of their mean, sd² / n: what is added is the rest,
         sd² / n². The chance is Student's t, as sd is itself from few trainings. of: a name; other names are other trainings.
         """
-        moved = np.exp(rng(0, "chance of training", of).standard_t(self.df, len(drawn)) * self.sd / seeds)
+        step = rng(0, "chance of training", of).standard_t(self.df, len(drawn)) * self.sd / seeds
+        moved = np.exp(np.clip(step, -50, 50))  # t of one degree of freedom goes beyond what a float holds
         return drawn * moved if self.count else drawn * moved / (1 - drawn + drawn * moved)
 
 

@@ -211,7 +211,7 @@ def viewer(case: Case, triage: Triage) -> ipywidgets.VBox:
 
 
 class VSSExplorer:
-    """The VSS loss of a batch under its knobs: alpha, the form, and how loud one segment's map is.
+    """The VSS loss of a batch under its knobs: alpha, the form, and how loud the loudest spot of one segment is.
 
     prob, target: (B, X, Y, Z). Its static twin is :func:`dmplus.figures.vss_board`.
     """
@@ -225,9 +225,11 @@ class VSSExplorer:
 
     @property
     def prob(self) -> np.ndarray:
-        """The probabilities, those of the chosen segment times the loudness, at most 1."""
+        """The probabilities; in the chosen segment all from half its highest on are multiplied by the loudness, at most 1."""
         made = self.start.copy()
-        made[self.segment] = np.minimum(made[self.segment] * self.loudness, 1)
+        own = made[self.segment]
+        spot = own >= own.max() / 2  # the rest stays, so that a spot made quiet is no longer the loudest
+        own[spot] = np.minimum(own[spot] * self.loudness, 1)
         return made
 
     def describe(self) -> str:
@@ -253,7 +255,7 @@ class VSSExplorer:
         segment = ipywidgets.Dropdown(
             options=[(name.replace("\n", " "), k) for k, name in enumerate(self.names)], value=0, description="segment"
         )
-        loudness = ipywidgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.1, description="times")
+        loudness = ipywidgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.1, description="spot, times")
         picture = picture_class()(png=self.render(), alt=self.describe())
         words = ipywidgets.HTML(self.describe())
 

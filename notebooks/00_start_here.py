@@ -77,7 +77,7 @@ cohort = dataclasses.replace(synthetic.COHORTS[session.profile.cohort], seed=see
 # 1. **A loss that counts lesions, not voxels.** The volume-level sensitivity–specificity loss (VSS) has one
 #    knob, alpha: large alpha trains a *sensitive* network, small alpha a *specific* one. Both look at the same
 #    scan.
-# 2. **The earlier scan as a second witness.** A vessel was there three months ago; a new metastasis was not.
+# 2. **The earlier scan as a second witness.** A vessel was there at the last visit; a new metastasis was not.
 # 3. **Triage.** What the specific network sees is *confirmed*. What only the sensitive one sees is a
 #    *candidate*, for an expert to decide.
 #
@@ -114,8 +114,11 @@ reference = case.label > 0
 sizes = np.sort(visit.lesions["volume_mm3"].to_numpy(float))
 small = int((sizes < metrics.BOUNDARY_MM3).sum())
 spots = metrics.label_lesions(visit.lookalikes > 0)[1]
+largest = f", the largest {figures.volume_words(sizes[-1])}" if len(sizes) else ""
 if case.prior is None:
     print("This patient has no earlier scan.")
+if not len(sizes):
+    print("This patient has no metastasis at this visit: whatever the networks mark is false.")
 
 # %% [markdown]
 # > **Predict first.** Below is the slice that holds most of the reference. Which of the bright spots are metastases?
@@ -126,10 +129,12 @@ level = figures.best_slice(reference)
 earlier = ["prior"] if case.prior is not None else []
 how_many = figures.count_words(len(sizes), "metastasis", "metastases")
 figures.show(
-    figures.slices(case, panels=[*earlier, "current"], index=level, title=f"In the whole scan: {how_many}, {spots} look-alikes"),
+    figures.slices(
+        case, panels=[*earlier, "current"], index=level, title=f"In the whole scan: {how_many}, {spots} pieces of look-alikes"
+    ),
     f"Figure 1 shows axial slice {level} of synthetic patient {person.name}, a scan of "
-    f"{' × '.join(map(str, case.shape))} voxels of 1 mm. The whole scan holds {how_many}, {small} of them below 0.1 cm³, the "
-    f"largest {figures.volume_words(sizes[-1])}, and {spots} look-alikes.",
+    f"{' × '.join(map(str, case.shape))} voxels of 1 mm. The whole scan holds {how_many}, {small} of them below "
+    f"0.1 cm³{largest}, and {spots} bright pieces that are none (a vessel cut by the edge counts as several).",
 )
 
 # %% [markdown]
@@ -146,9 +151,12 @@ figures.show(
 # %% [markdown]
 # ## Two networks look
 #
-# Both networks have the same architecture, DeepMedic+, and learnt from the same patients. They differ in two things: the
-# loss they were fine-tuned with, and the threshold, which is then moved to 0.5. The paper's loss is JVSS, at two alphas. We
-# tried JVSS at two alphas and plain BCE, and chose loss and threshold on validation patients, by the budgets printed below.
+# Both networks have the same architecture, DeepMedic+, and learnt from the same patients. They differ in two things: the loss
+# they were fine-tuned with, and the threshold, which is then moved to 0.5. The paper's loss is JVSS: VSS plus binary
+# cross-entropy (BCE), the usual loss of single voxels. So is ours, at other alphas, and both networks go on from one that was
+# trained with it before. Only the order of the alphas carries over: 0.5 is the paper's specific network and our sensitive one.
+# The thresholds were chosen on validation patients, by the budgets printed below, and every probability is shifted so that the
+# threshold reads 0.5.
 
 # %%
 sensitive, specific = network.load("sens"), network.load("spec")
@@ -156,15 +164,16 @@ for name, role, theirs in (("sensitive", "sens", 0.995), ("specific", "spec", 0.
     made = network.info(role)["info"]
     print(
         f"The {name} model: {network.loss_in_words(made)} (the paper's: JVSS, alpha {theirs:g}); threshold "
-        f"{made['threshold_folded_in']:.6g}, for at most {made['budget_fp_per_volume']:g} false positives a volume."
+        f"{made['threshold_folded_in']:.6g}, for at most {made['budget_fp_per_volume']:g} false positives a volume (on "
+        f"validation it has {made['validation']['fp_per_volume']:.1f})."
     )
 
 # %% [markdown]
 # Each looks at the current scan, with the earlier one beside it where there is one. Each looks at the earlier scan as
 # well, so that we can say what has changed. No map is read from a file: the next cell computes them.
 #
-# > **Predict first.** Which of the two marks more voxels? Which of the two will be wrong more often, and in
-# > what way? Write it down.
+# > **Predict first.** Which of the two marks more voxels? Which will miss more metastases, and which will mark more that is
+# > none? Write it down.
 
 # %%
 found = triage.triage_case(case, sensitive, specific, machine=session.machine)
@@ -196,7 +205,8 @@ figures.show(
 #
 # **Exercise 0.1 · the tier of a group** — difficulty 1 of 5 · importance 5 of 5 · about 5 minutes. Goal: from
 # the highest probability that each model gives to a group, say its tier. A right answer is one of three words:
-# `"confirmed"`, `"candidate"` or `"none"`.
+# `"confirmed"`, `"candidate"` or `"none"`: *none* if neither model reaches 0.5 (no such group is in the union, but your function
+# may be asked).
 #
 # <details><summary>Hint: which model decides first?</summary>
 #
@@ -227,7 +237,8 @@ course.check("0.1", tier)
 #     return "confirmed"
 # return "candidate" if peak_sens >= 0.5 else "none"
 # ```
-# Why not ask both models to agree? Because the specific model was trained and tuned to be right when it speaks. The paper
+# Why not ask both models to agree? Because the specific model was tuned to raise few false alarms. *Confirmed* says that it
+# agrees, not that the group is true: how often it is, the table below tells. The paper
 # takes for granted that the sensitive model sees whatever the specific one sees. We do not: a group seen by
 # the specific model alone is confirmed, counted and shown as such.
 # </details>
@@ -242,9 +253,10 @@ display(figures.lesion_rows(found).set_index("lesion"))
 tiers = f"{found.counts['confirmed']} confirmed, {figures.count_words(found.counts['candidate'], 'candidate', 'candidates')}"
 print(f"{tiers}; seen by the specific model alone: {found.counts['seen_by_spec_alone']}")
 print(f"new:     nothing marked within {triage.TOLERANCE_MM:g} mm of it in the earlier scan ({found.counts['new']})")
-print(f"growing: at least {triage.GROWING:g} times the earlier volume; shrinking: at most {triage.SHRINKING:g} times")
+print(f"growing: at least {triage.GROWING:g} times the earlier volume; shrinking: at most {triage.SHRINKING:g} times;")
+print("stable:  between the two")
 print(f"gone:    marked in the earlier scan, nothing marked there now ({found.counts['gone']})")
-print(f"unknown: no earlier scan to compare with ({found.counts['unknown']})")
+print(f"unknown: no earlier scan to compare with, or none of that place ({found.counts['unknown']})")
 
 # %% [markdown]
 # The page below draws the first of them in two planes, with the earlier scan beside them where there is one;
@@ -257,7 +269,8 @@ most = 8
 page = figures.triage_board(case, found, planes=("axial", "coronal"), most=most, panel=1.05)
 figures.show(
     page,
-    f"Figure 4 shows the triage page of {case.name} ({tiers}), each group in two planes"
+    f"Figure 4 shows the triage page of {case.name} ({tiers}): "
+    f"{figures.count_words(min(most, len(found.lesions)), 'group', 'groups')} in two planes, each picture 48 mm wide"
     f"{', the earlier scan on the right' if earlier else ''}.",
     dpi=96,
 )
@@ -325,15 +338,17 @@ for name, rows in true.groupby(found.lesions["tier"]):
     drawn = rows[rows.index < most]
     print(f"{name:>9} groups on the page: {drawn.sum()} of {len(drawn)} are true; in all {rows.sum()} of {len(rows)}")
 wrong = {int(n): review.lies_there(visit.lookalikes, found.labels == n) for n in found.lesions.loc[~true, "lesion"]}
-which = ", ".join(f"{n} ({what})" for n, what in wrong.items()) or "none"
+change = found.lesions.set_index("lesion")["change"]
+which = ", ".join(f"{n} ({what}, {change[n]})" for n, what in wrong.items()) or "none"
 print(f"true: {', '.join(map(str, sorted(touched))) or 'none'}; false: {which}")
 
 # %% [markdown]
-# Compare with what you wrote down. One patient says little, so the table sets the same networks' numbers from the
-# test patients of the usual cohort beside it. Their intervals come from drawing patients again and again.
+# Compare with what you wrote down. The word in brackets is the *change*: by itself it does not tell true from false, and
+# notebook 03 asks what it is worth. One patient says little, so the table sets the same networks' numbers beside it, from the
+# test patients of the `quick` cohort (blocks, not whole brains). Their intervals come from drawing patients again and again.
 
 # %%
-rows = {}
+rows, share = {}, "{precision:.0%} ({precision_low:.0%} to {precision_high:.0%})"
 for name, role in {"sensitive": "sens", "specific": "spec"}.items():
     test, (hit, missed, false) = network.card()["models"][role]["test"], counts[name]
     every, tiny, people = test["all"], test[metrics.STRATA[0]], f"{test['all']['patients']} patients"
@@ -341,7 +356,9 @@ for name, role in {"sensitive": "sens", "specific": "spec"}.items():
         "found here": f"{hit} of {hit + missed}", f"of {every['lesions']} in {people}": f"{every['sensitivity']:.0%}",
         "95 % interval": f"{every['sensitivity_low']:.0%} to {every['sensitivity_high']:.0%}",
         "of these below 0.1 cm³": f"{tiny['tp_ref']} of {tiny['lesions']}", "false here": false,
-        f"per volume in {people}": "{fp_per_volume:.1f} ({fp_per_volume_low:.1f} to {fp_per_volume_high:.1f})".format(**every),
+        f"per volume, {every['volumes']} volumes":
+            "{fp_per_volume:.1f} ({fp_per_volume_low:.1f} to {fp_per_volume_high:.1f})".format(**every),
+        "its groups that are true": share.format(**every), "those below 0.1 cm³": share.format(**tiny),
     }
 display(pd.DataFrame(rows).T)
 found_more, false_more = (counts["sensitive"][k] - counts["specific"][k] for k in (0, 2))
@@ -360,7 +377,7 @@ print("what they were tuned for." if min(found_more, false_more) > 0 else "one p
 # both from three counts: found metastases, true groups, false positive groups. A right answer is two numbers
 # between 0 and 1, the paper's first, and NaN where there is nothing to divide by.
 #
-# <details><summary>Hint: what if nothing was found?</summary>
+# <details><summary>Hint: what if nothing was marked?</summary>
 #
 # 0/0 is not 0: a model that marks nothing has no precision. Return `float("nan")`.
 # </details>
@@ -410,12 +427,14 @@ if score.tp_ref == score.tp_pred:
 # %%
 doubt = figures.best_slice(np.isin(found.labels, [*wrong])) if wrong else level
 what = f"{len(wrong)} of {len(found.lesions)} groups are false"
+seen = [int(n) for n in np.unique(found.labels[:, :, doubt]) if n]
+crossed = ", ".join(f"group {n} ({f'false: {wrong[n]}' if n in wrong else 'true'})" for n in seen) or "no group"
 figures.show(
     figures.slices(
         case, found, panels=[*earlier, "current", "overlay"], index=doubt, title=f"{what}: would you have known?"
     ),
     f"Figure 5 shows axial slice {doubt}{', where most false voxels are,' if wrong else ''} with the "
-    f"groups outlined on the right. In this patient {what}: {which}.",
+    f"groups outlined on the right. In this slice: {crossed}. In this patient {what}: {which}.",
 )
 
 # %% [markdown]
@@ -431,15 +450,7 @@ else:
 # %% [markdown]
 # ## How the course goes on
 #
-# | notebook | question |
-# |---|---|
-# | 00 start here | found, and sorted how? |
-# | 01 the VSS loss derived | why does a loss that counts lesions have to look at single voxels? |
-# | 02 compared with SSE | is it better than weighting voxel errors, and how would one know? |
-# | 03 the earlier scan | what does a prior add, and when does it hurt? |
-# | 04 triage by two networks | does sorting save reading time? |
-#
-# The next cell lists those that are in your copy, with their minutes.
+# The next cell lists the notebooks that are in your copy, with their minutes and their questions.
 
 # %%
 for book in course.list_notebooks():
@@ -476,7 +487,8 @@ for book in course.list_notebooks():
 #
 # One patient proves nothing: another gives other counts, and only a cohort carries an interval. The patient is synthetic
 # and comes from the same generator as the training patients, which flatters every network. The weights are small ones,
-# for a laptop. Any overlap is generous: one voxel is enough. And the earlier scan was segmented without an earlier scan
+# for a laptop. Any overlap is generous: one voxel is enough. *Confirmed* is no promise: the last column of the table has how
+# often a small group of the specific network is true. And the earlier scan was segmented without an earlier scan
 # of its own, so *new* can also mean *missed last time*.
 #
 # ## Self-test
@@ -496,13 +508,13 @@ for book in course.list_notebooks():
 # **3.** Large alpha trains which of the two networks?
 #
 # <details><summary>Answer to 3</summary>
-# The sensitive one. In VSS and SSE, alpha weighs sensitivity.
+# The sensitive one: alpha weighs sensitivity.
 # </details>
 #
 # **4.** The change of a group is "unknown". Why?
 #
 # <details><summary>Answer to 4</summary>
-# There is no earlier scan to compare with.
+# There is no earlier scan to compare with, or it does not cover that place.
 # </details>
 #
 # **5.** A model marks nothing at all. Its precision?

@@ -269,7 +269,7 @@ display(pd.DataFrame(rows, columns=["formula", "code", "segments A to D"]).set_i
 # The loss is then equation 3. By hand and by the package it is the same number.
 
 # %%
-print(f"VSS at alpha 0.5: {by_hand:.4f} from your two functions, {by_package:.4f} from the package")
+print(f"VSS at alpha 0.5: {by_hand:.4f} from equations 1 and 2, {by_package:.4f} from the package")
 
 # %% [markdown]
 # ## The gradient: which voxel, and how big
@@ -277,8 +277,8 @@ print(f"VSS at alpha 0.5: {by_hand:.4f} from your two functions, {by_package:.4f
 # What does one step of training change? Differentiate equation 3 by the probability of a voxel. A maximum has
 # slope 1 at its voxel and 0 at all others, so in each segment **one voxel** gets all of it:
 #
-# - the best voxel inside the lesion of a positive segment: $-\alpha / N_+$, it is pulled up;
-# - the loudest voxel of a negative segment: $+(1-\alpha) / N_-$, it is pushed down.
+# - the best voxel inside the lesion of a positive segment is pulled up;
+# - the loudest voxel of a negative segment is pushed down.
 #
 # > **Predict first.** With alpha = 0.995 and as many positive as negative segments, how many times stronger is the
 # > pull on a lesion than the push on a vessel? Write it down.
@@ -290,6 +290,12 @@ print(f"VSS at alpha 0.5: {by_hand:.4f} from your two functions, {by_package:.4f
 # <details><summary>Hint: which sign?</summary>
 #
 # The loss *falls* when the best lesion voxel rises: its derivative is negative.
+# </details>
+#
+# <details><summary>Hint: how large?</summary>
+#
+# In equation 3 the best voxel of one lesion stands once, inside the sensitivity: with alpha in front, and the number of positive
+# segments below.
 # </details>
 
 # %% tags=["exercise"]
@@ -327,9 +333,10 @@ columns = ["alpha", "at a lesion's best voxel", "at a vessel's loudest voxel", "
 display(pd.DataFrame(rows, columns=columns).set_index("alpha"))
 
 # %% [markdown]
-# At 0.995 the pull is 199 times the push; at 1 nothing holds a vessel down. Now see where they act, and compare with
-# two losses that look at every voxel: binary cross-entropy, BCE, and the voxel-level sensitivity–specificity error,
-# SSE (equation 5, the subject of notebook 02).
+# So the derivative is $-\alpha / N_+$ at the best voxel of a lesion, and $+(1-\alpha) / N_-$ at the loudest of a negative
+# segment. At 0.995 the pull is 199 times the push; at 1 nothing holds a vessel down. Now see where they act, and compare with
+# two losses that look at every voxel: binary cross-entropy, BCE, and the voxel-level sensitivity–specificity error, SSE
+# (equation 5, the subject of notebook 02).
 
 # %%
 def gradient_of(loss) -> np.ndarray:
@@ -386,13 +393,13 @@ figure = figures.vss_board(prob.numpy(), target.numpy(), alpha=alpha, names=name
 up, down = forces(alpha, 2, 2)
 figures.show(
     figure,
-    f"Figure 4 shows probability and VSS gradient at alpha {alpha:g}. The pull on each lesion's best voxel is "
-    f"{up:.4f}, the push on each negative segment's loudest voxel {down:+.4f}.",
+    f"Figure 4 shows probability and VSS gradient at alpha {alpha:g}. The derivative at each lesion's best "
+    f"voxel is {up:.4f} (a pull up), at each negative segment's loudest voxel {down:+.4f} (a push down).",
 )
 
 # %% [markdown]
-# In JupyterLab the picture moves. Question to answer with it: **make the vessel in D quieter until the ring moves. Where
-# does it go, and does the push become weaker?**
+# In JupyterLab the picture moves. Question to answer with it: **choose D under *segment*, and make its vessel quieter (*spot,
+# times*) until the ring moves. Where does it go, and does the push become weaker?**
 
 # %%
 if course.interactive():
@@ -401,8 +408,8 @@ else:
     print("The board moves in JupyterLab (make lab).")
 
 # %% [markdown]
-# The ring jumps to the next loudest voxel, with the same push: how loud the voxel is does not matter, only that it is
-# the loudest. (On the way through a sigmoid, p(1 − p) weakens it for small p.)
+# The ring jumps to the next loudest voxel, at the rim of the vessel, which stays as it was, with the same push: how loud the
+# voxel is does not matter, only that it is the loudest. (On the way through a sigmoid, p(1 − p) weakens it for small p.)
 
 # %% [markdown]
 # ## Why BCE stands beside it: equation 4
@@ -446,7 +453,7 @@ figures.show(
         {k: p.numpy() for k, p in after.items()}, target.numpy(), names=[n.split("\n")[0] for n in names],
         title="VSS alone detects, and does not segment",
     ),
-    f"Figure 5 shows the probabilities after 100 steps. VSS alone has lit {inside_a['VSS alone']} of the {size_a} "
+    f"Figure 5 shows the probabilities after 100 steps, alpha 0.5. VSS alone has lit {inside_a['VSS alone']} of the {size_a} "
     f"voxels of lesion A (Dice of the batch {overlap['VSS alone']:.2f}); with BCE beside it {inside_a['JVSS']}.",
 )
 
@@ -544,6 +551,8 @@ alarms, printed = neuron["false alarms"], paper.table(1).query("network == 'Deep
 asked = ["BCE alone", "JVSS, alpha 0.5", "JVSS, alpha 0.995", "VSS alone, alpha 0.995"]
 print("False alarms in order: " + "; ".join(f"{k} {v:.2f}" for k, v in alarms[asked].sort_values().items()))
 print(f"VSS alone, alpha 0.995: Dice {neuron.loc[asked[-1], 'Dice']:.2f}")
+print(f"From BCE to alpha 0.9: ours {alarms['BCE alone']:.2f} to {alarms['JVSS, alpha 0.9']:.2f}, the paper's network "
+      f"{printed[np.nan]} to {printed[0.9]} false positives")
 print("From alpha 0.9 to 1: ours " + " to ".join(f"{alarms[f'JVSS, alpha {a}']:.2f}" for a in ("0.9", "1")), end=", ")
 print(f"the paper's network {printed[0.9]} to {printed[1.0]} false positives (Table 1)")
 
@@ -553,17 +562,19 @@ print(f"the paper's network {printed[0.9]} to {printed[1.0]} false positives (Ta
 # that keeps the network from saying yes to everything.**
 #
 # From 0.9 to 1 there is little push left to take away from our neuron, and BCE does the rest. The paper's network still
-# changes much. One neuron shows the direction, not the size.
+# changes much. Along alpha one neuron shows the direction, not the size. And it does not show where BCE belongs: the line above
+# has the step from BCE to alpha 0.9, ours and that of the paper's network, which finds as much at 0.9 and is more precise. All
+# that our neuron can learn is a threshold.
 #
 # ## Two knobs: alpha and the weight ratio
 #
 # The paper gives both losses the weight 1 and says of other weights that "comparable performance (likely not the exactly same
 # performance) can also be achieved by tuning the alpha value" (IV). Write JVSS with a weight $w$ on VSS:
 #
-# $$w \cdot \ell_{\text{VSS}} + \ell_{\text{BCE}} = w - \underbrace{w\alpha}_{\text{pull}} \eta_{\text{sens}} -
-# \underbrace{w(1-\alpha)}_{\text{push}} \eta_{\text{spec}} + \ell_{\text{BCE}}$$
+# $$w \cdot \ell_{\text{VSS}} + \ell_{\text{BCE}} = w - \underbrace{w\alpha}_{\text{all pull}} \eta_{\text{sens}} -
+# \underbrace{w(1-\alpha)}_{\text{all push}} \eta_{\text{spec}} + \ell_{\text{BCE}}$$
 #
-# Alpha moves along the line pull + push = 1; $w$ leaves it. Two knobs, two numbers: they are not the same knob. How
+# Alpha moves along the line on which the two sum to 1; $w$ leaves it. Two knobs, two numbers: they are not the same knob. How
 # far apart are they?
 #
 # > **Predict first.** At alpha 0.95, does twice the weight on VSS bring more false alarms or fewer? Can alpha alone, at
@@ -581,15 +592,18 @@ print(f"(by chance alone {len(half)} draws have one sign once in {2 ** (len(half
 for partner, start, end in (("BCE", "JVSS, alpha 0.5", "JVSS, alpha 0.995"), ("Dice", *list(recipes)[8:10])):
     print(f"false alarms with {partner} beside VSS, alpha 0.5 to 0.995: {alarms[start]:.2f} to {alarms[end]:.2f}")
 fp = paper.rows().query("quantity == 'fp' and loss.str.contains('VSS:BCE')").set_index("loss")["printed"]
-ratios = {"0.5": fp["JVSS, VSS:BCE = 0.5"], "1": printed[0.95], "2": fp["JVSS, VSS:BCE = 2"]}
+ratios = {"0 (BCE)": printed[np.nan], "0.5": fp["JVSS, VSS:BCE = 0.5"], "1": printed[0.95], "2": fp["JVSS, VSS:BCE = 2"]}
 print("the paper's false positives, alpha 0.95: " + ", ".join(f"{n} at VSS:BCE {r}" for r, n in ratios.items()))
+print(f"so twice the weight has {'more' if twice.mean() > once.mean() else 'no more'} false alarms ({once.mean():.2f} to "
+      f"{twice.mean():.2f}); the loudest alpha has {loudest.mean():.2f}")
 
 # %% [markdown]
-# A step with one sign in every draw is a hint, and no more: the line in brackets says how easily chance does that. Where the
-# first two have it, more weight seems to act like more alpha; where the third has it, it seems to go further than any alpha. The
-# paper expects of another alpha comparable performance, "likely not the exactly same". Its own three runs go down and up again:
-# half the weight and double the weight both have more false positives. No knob that pushes one way does that; single runs of a
-# training do. Vary one of the two, and repeat.
+# The last line answers, as far as a hint does: a step with one sign in every draw is no more, and the line in brackets says how
+# easily chance does that. Where the first two have it, more weight seems to act like more alpha; where the third has it, it
+# seems to go further than any alpha. The paper expects of another alpha comparable performance, "likely not the exactly same".
+# Its own runs go down and up again. More weight is more pull *and* more push, so it need not go one way: half the weight may
+# still be near BCE, twice the weight near a larger alpha. Or it is chance: each is a single training. Vary one of the two, and
+# repeat.
 #
 # **VSS + Dice** (`losses.jvss(..., segmentation="dice")`) is the paper's other choice; BCE is its "default". Dice is not
 # diluted by the many background voxels as BCE is, so it should leave alpha less room: compare the two ranges above.
@@ -642,10 +656,10 @@ figures.show(
 # BCE has to see the third. The first two depend on what shares a segment, that is, on how large segments are and where
 # they are centred. So the **sampling is part of the loss**.
 #
-# How often is that? Cut segments as training does, half of them centred on a lesion voxel, from synthetic training
-# patients, and look at what is in the block of 19 × 19 × 19 that the loss sees. Once from the course's usual cohort, once
-# from one whose patients have ten times as many lesions. The paper also mentions segments of 30 voxels a side (section
-# IV), whose block is only 12 × 12 × 12.
+# How often is that? Cut segments as training does, half of them centred on a lesion voxel, from synthetic training patients,
+# and look at what is in the block of 19 × 19 × 19 that the loss sees. Once from the course's usual cohort, once from one whose
+# patients have ten times as many lesions beyond their first. The paper also mentions segments of 30 voxels a side (section IV),
+# whose block is only 12 × 12 × 12.
 
 # %%
 usual = dataclasses.replace(synthetic.COHORTS[session.profile.cohort], seed=seed)
@@ -663,7 +677,7 @@ def look(cohort: synthetic.CohortConfig, n: int = 1000) -> tuple[np.ndarray, np.
         seen.append((np.unique(block[0][block[0] > 0]).size, block[1].any()))
     return *np.array(seen).T, sampler.lesion_counts(n, segment=30), visits
 
-looks = {"usual cohort": look(usual), "ten times the lesions": look(crowded)}
+looks = {"usual cohort": look(usual), "many more lesions": look(crowded)}
 
 # %% [markdown]
 # > **Predict first.** Of the segments with a lesion, how many hold a second one, in each of the two cohorts?
@@ -678,11 +692,11 @@ for name, (number, alike, smaller, visits) in looks.items():
         "positive segments": positive,
         "of these with two lesions or more": number[positive] > 1,
         "the same for segments of 30³": smaller[smaller > 0] > 1,
-        "segments with a look-alike that also hold a metastasis": positive[alike > 0],
+        "of the positive, with a look-alike": alike[positive] > 0,
     }.items():
         ends = stats.binomtest(int(hits.sum()), hits.size).proportion_ci(method="exact")
         shares[name][what] = f"{hits.mean():.1%} ({ends.low:.1%} to {ends.high:.1%})"
-    two, unseen = [*two, (number[positive] > 1).mean()], [*unseen, positive[alike > 0].mean()]
+    two, unseen = [*two, (number[positive] > 1).mean()], [*unseen, (alike[positive] > 0).mean()]
 display(pd.DataFrame(shares))
 
 # %% [markdown]
@@ -691,7 +705,7 @@ display(pd.DataFrame(shares))
 
 # %%
 for name, a, b in zip(looks, two, unseen, strict=True):
-    print(f"{name}: a second lesion in {a:.1%} of the positive segments, a lesion in {b:.0%} of those with a look-alike;")
+    print(f"{name}: of the positive segments {a:.1%} hold a second lesion, {b:.0%} a look-alike;")
     print(f"    the blind spot that the paper discusses is the {'smaller' if a < b else 'larger'} one.")
 
 # %% [markdown]
@@ -831,7 +845,7 @@ display(table.round(3))
 # In all of them: every segment of these batches has ties. What to remember:
 #
 # - **Ties share** the gradient equally (`amax`); `max(dim)` would give all of it to whichever voxel comes first. A
-#   constant map, as at the start of a training, is one big tie.
+#   constant or saturated map is one big tie.
 # - **A lesion that is exactly 0 everywhere** ties with its whole segment, where the product is 0 too. Its 3 voxels get
 #   3/125 of the pull, and the rest is lost on voxels whose product cannot change. A sigmoid hardly ever gives exact
 #   zeros; masking and rounding do.
@@ -842,11 +856,11 @@ display(table.round(3))
 #
 # ### A finite slope that ruins a training
 #
-# Finite is not enough. Towards its logit $z$, BCE has the slope $p - y$: a voxel that is certain and wrong pulls with 1,
+# Finite is not enough. Towards its logit $z$, BCE has the slope $p - y$: a voxel that is certain and wrong is moved with slope 1,
 # never with more. Now a background voxel that the network calls a lesion, ever more surely. Its probability comes from a
 # softmax over two logits, background 0 and lesion $z$, in float32, and goes into PyTorch's own BCE.
 #
-# > **Predict first.** From some $z$ on, $p$ rounds to exactly 1. Will the pull on such a voxel vanish, stay 1, or grow?
+# > **Predict first.** From some $z$ on, $p$ rounds to exactly 1. Will the slope at such a voxel vanish, stay 1, or grow?
 
 # %%
 z = torch.tensor([5.0, 10, 15, 17, 18, 20, 25, 30, 40])
@@ -857,8 +871,8 @@ p = logits.softmax(0)[1]
 odds = z.view_as(wrong).requires_grad_()
 (exact,) = torch.autograd.grad(losses.bce_of_logits(odds, wrong) * len(z), odds)
 assert torch.allclose(exact, torch.ones_like(exact), atol=0.01) and -by_torch[0].min() > 1e4
-slopes = {"1 − p in float32": 1 - p.detach(), "pull on the background's logit": -by_torch[0],
-          "pull on the lesion's logit": by_torch[1], "from the logits themselves": exact.flatten()}  # fmt: skip
+slopes = {"1 − p in float32": 1 - p.detach(), "background's logit, up": -by_torch[0],
+          "lesion's logit, down": by_torch[1], "from the logits themselves": exact.flatten()}  # fmt: skip
 display(pd.DataFrame(slopes, index=pd.Index(z.int().tolist(), name="z")).map("{:.3g}".format))
 
 # %% [markdown]
@@ -924,11 +938,22 @@ print(f"smallest n for which n against 0 has p < 0.05: {next(n for n in range(1,
 assert chance[0.5] > 0.6 and chance[0.995] < 1e-4 and spans["DeepMedic+"].low < spans["DeepMedic"].high
 
 # %% [markdown]
-# Five times in eight. 3 → 1 proves nothing, and 3 → 0 would not have either: it takes six against none. The effect of the earlier
-# scan is in the other row, 247 → 158. Even there two cautions. Those that both networks mark say nothing of the difference and
-# should not count, as above; how many they are the paper does not print. And false positives come in clusters (the same vessel at
-# every visit of a patient), so that 405 of them are fewer independent observations than 405, and each row is one training.
-# Patients would have to be resampled, which needs the data.
+# Five times in eight. 3 → 1 proves nothing (the two intervals of precision overlap), and 3 → 0 would not have either: it takes
+# six against none. The effect of the earlier scan is in the other row, 247 → 158. Some of that is where there is no earlier
+# scan:
+
+# %%
+# with an earlier scan, as section III.B prints it; without one is the rest of Table 1
+text = paper.rows().query("quantity == 'fp per volume, volumes with a prior'").set_index("network")["numerator"].astype(int)
+(was, of_was), (now, of_now) = ((text[n], t["fp"][0.995]) for n, t in (("DeepMedic", base), ("DeepMedic+", plus)))
+print(f"alpha 0.995: {was} to {now} with an earlier scan, {of_was - was} to {of_now - now} without one")
+
+# %% [markdown]
+# Where there is none it cannot be the reason. Two remarks. False positives that both networks mark say nothing of the
+# difference and should not count, as above; how many they are the paper does not print, and leaving them out would make p
+# smaller. But false positives come in clusters (the same vessel at every visit of a patient), so that 405 of them are fewer
+# independent observations than 405, and each row is one training: that makes it larger. Patients would have to be resampled,
+# which needs the data.
 #
 # ### An area from six points
 #
@@ -957,8 +982,8 @@ with figures.style():
 
 # %%
 area = paper.areas(recall, precision)
-best, left = max(area["flat ends"], area["anchored ends"]), recall.min() * precision.max()
-assert best < paper.AREA_JVSS < area["upper bound"] and left / best > 0.8
+best, left = area["anchored ends"], recall.min() * (1 + precision.max()) / 2  # from (0, 1) to the first point
+assert area["flat ends"] <= best < paper.AREA_JVSS < area["upper bound"] and left / best > 0.8
 figures.show(
     figure,
     f"Figure 9 shows the six points of JVSS in Table 1. Straight lines with any usual end give an area of at most "
@@ -1001,8 +1026,8 @@ for name, value in area.items():
 # - **Blind spots and differences.** A second lesion, a false positive in a positive segment, a wrong outline; so the
 #   sampling is part of the loss. The release has + 1 below (a floor of α/(N₊ + 1)), weights of one half, and 1e-6 in its
 #   logarithm.
-# - **The paper's counts.** 64 of 68 ratios recount exactly; 3 against 1 is a coin tossed four times; an area of 0.947
-#   needs more than the six printed points.
+# - **The paper's counts.** 64 of 68 ratios recount exactly; 3 against 1 is a coin tossed four times; straight lines
+#   through the six printed points do not give an area of 0.947.
 #
 # ## What could be wrong with this
 #

@@ -317,11 +317,11 @@ crossing = evidence.better_from(rows, groups["JVSS, alpha 0.5"], groups["BCE"])
 print(f"the drawn line of JVSS with alpha 0.5 lies above that of BCE from {crossing:.1f} false positives a volume on")
 
 # %% [markdown]
-# Yes, a model with a hundred false positives at 0.5 can be the better one: JVSS 0.995 marks most at 0.5, and is ahead wherever a
-# line above says so. Two things at once. The lines show what a *loss* has learned; the markers show where 0.5 happens to fall on them. Alpha moves
-# the marker far; how much it changes the line, the next table shows. And lines may cross: the differences above say at which
-# budgets one is ahead by a whole interval, and at which it is not. "Better" needs a place, a sensitivity or a budget, and an
-# interval there.
+# Yes, a model with a hundred false positives at 0.5 can be the better one: JVSS 0.995 marks most at 0.5, and is ahead wherever
+# a line above says so. Two things at once. The lines show what a *loss* has learned; the markers show where 0.5 happens to fall
+# on them. Alpha moves the marker far; how much it changes the line, the next table shows. And lines may cross: the differences
+# above say at which budgets one is ahead by a whole interval, and at which it is not. "Better" needs a place, a sensitivity or
+# a budget, and an interval there.
 #
 # Now the same for every alpha, at one sensitivity: the fewest and the most false positives per volume that each loss needs to
 # find the share of metastases that the first line below names.
@@ -362,9 +362,9 @@ display(claims.same_recipe(rows).rename_axis("two seeds of one recipe"))
 
 # %% [markdown]
 # By chance one pair in twenty would be told apart. Over patients alone it is many more. So wherever the column
-# *over* says trainings, the interval holds the seed, too: how far one moves a number is known from the recipes that were trained three times
-# (pooled, on the scale of log-odds or logs, where the recipes agree), and that is added to the resamples (the last column;
-# no proof, as it judges the pairs it was made from). Large differences survive it, small ones do not.
+# *over* says trainings, the interval holds the seed, too: how far one moves a number is known from the recipes that were
+# trained three times (pooled, on the scale of log-odds or logs, where the recipes agree), and that is added to the resamples
+# (the last column; no proof, as it judges the pairs it was made from). Large differences survive it, small ones do not.
 #
 # The weights are the weakest of these claims. At 0.5 all the JVSS models of large alpha find nearly everything, so that only a
 # *loss* of sensitivity could show.
@@ -385,12 +385,12 @@ print(evidence.moved_in_words(first_table, "BCE", "JVSS 0.9"))
 
 # %% [markdown]
 # The last line answers the prediction. Within JVSS, from 0.5 to 0.99, the directions are the paper's; from there on nearly all
-# is found, and the rest is noise. The place of BCE among them is another: at threshold 0.5 our JVSS 0.9 is the more sensitive *and* the
-# less precise model. At BCE's sensitivity it is the one with fewer false positives (the claim on alpha 0.9 above).
+# is found, and the rest is noise. The place of BCE among them is another: at threshold 0.5 our JVSS 0.9 is the more sensitive
+# *and* the less precise model. At BCE's sensitivity it is the one with fewer false positives (the claim on alpha 0.9 above).
 #
-# At threshold 0.5 our sensitive models mark very much. One likely reason is that they were fine-tuned for a short time: the section
-# "Trained longer" tests that. A higher threshold takes false positives away and costs sensitivity: Figure 3 shows how much. And
-# mDSC is that of what is *found* at 0.5: the models find different metastases.
+# At threshold 0.5 our sensitive models mark very much. One likely reason is that they were fine-tuned for a short time: the
+# section "Trained longer" tests that. A higher threshold takes false positives away and costs sensitivity: Figure 3 shows how
+# much. And mDSC is that of what is *found* at 0.5: the models find different metastases.
 #
 # ## Where the lost metastases are
 #
@@ -469,10 +469,11 @@ print(evidence.orders_in_words(unet), evidence.length_in_words(rows, "unet-bce-s
 display(evidence.verdicts(table, of_claims=["U-Net"]))
 
 # %% [markdown]
-# The orders and the first two verdicts are read at 0.5, where alpha moves the U-Net as it moves DeepMedic; but a moved threshold
-# would, too. The last two are read at BCE's sensitivity, where BCE marks as many false positives as its row of the table says:
-# far more than any reader allows. (Where there is no number, the rows hold no thresholds between 0.5 and where they begin, and
-# cannot be read there; *inf*: in some resamples it does not get there within its rows.) So: the same budgets for all three, and the differences from BCE.
+# The orders and the first two verdicts are read at 0.5, where alpha moves the U-Net as it moves DeepMedic; but a moved
+# threshold would, too. The last two are read at BCE's sensitivity, where BCE marks as many false positives as its row of the
+# table says: far more than any reader allows. (Where there is no number, the rows hold no thresholds between 0.5 and where they
+# begin, and cannot be read there; *inf*: in some resamples it does not get there within its rows.) So: the same budgets for all
+# three, and the differences from BCE.
 
 # %%
 unets = {"BCE": ["unet-bce-s0"], "JVSS 0.9": ["unet-jvss-0.9-s0"], "JVSS 0.5": ["unet-jvss-0.5-s0"]}
@@ -495,9 +496,10 @@ display(evidence.verdicts(table, of_claims=["segments of 30"]))
 
 # %% [markdown]
 # *Not shown* means here: it is not shown that little changes. An interval wholly above 1 says that shorter segments cost false
-# positives, one that holds 1 and more than the margin says nothing. BCE stands beside as a yardstick: it counts no segments, so its line says what a quarter of the voxels does by itself. Where
-# JVSS loses more than BCE does, a guess at the mechanism: VSS moves one voxel of a silent segment, its loudest, and among fewer
-# voxels the loudest is less loud. It is a guess; nothing here tests it.
+# positives, one that holds 1 and more than the margin says nothing. BCE stands beside as a yardstick: it counts no segments, so
+# its line says what a quarter of the voxels does by itself. Where JVSS loses more than BCE does, a guess at the mechanism: VSS
+# moves one voxel of a silent segment, its loudest, and among fewer voxels the loudest is less loud. It is a guess; nothing here
+# tests it.
 #
 # ## Choose, then look once
 #
@@ -600,9 +602,9 @@ display(evidence.choices_in_words(chosen).filter(like="test"))
 longer = evidence.lengths(rows, {"BCE": "bce", "JVSS 0.995": "jvss-0.995", "JVSS 0.5": "jvss-0.5"})
 figures.show(
     figures.headed(evidence.learning_curve(rows, longer), evidence.learning_title(rows, longer, "BCE")),
-    f"Figure 7 shows false positives a volume on {lesions} metastases against the segments seen: left where {claims.EQUAL:.0%} of "
-    "them are found, right at threshold 0.5; three seeds after 5,000 segments, else one; bars are 95 % intervals over patients; "
-    "*not reached* (if it stands there): a network finds so many only beyond the end of its rows.",
+    f"Figure 7 shows false positives a volume on {lesions} metastases against the segments seen: left where {claims.EQUAL:.0%} "
+    "of them are found, right at threshold 0.5; three seeds after 5,000 segments, else one; bars are 95 % intervals over "
+    "patients; *not reached* (if it stands there): a network finds so many only beyond the end of its rows.",
 )
 print(evidence.lengths_in_words(rows, longer), evidence.lengths_in_words(rows, longer, sensitivity=None), sep="\n\n")
 
@@ -740,9 +742,9 @@ least = brains.iloc[0]
 print(f"whole brains: {least['n_lesions']} metastases of {least['n_patients']} test patients")
 
 # %% [markdown]
-# Mind the lines against BCE: JVSS went on from this very BCE, for some thousand segments more, and BCE did not. They do not tell the loss
-# from the longer training; the lines on alpha do. And no seed was repeated on whole brains (*over* patients alone): these are
-# verdicts on these networks, not on their recipes.
+# Mind the lines against BCE: JVSS went on from this very BCE, for some thousand segments more, and BCE did not. They do not
+# tell the loss from the longer training; the lines on alpha do. And no seed was repeated on whole brains (*over* patients
+# alone): these are verdicts on these networks, not on their recipes.
 #
 # What BCE finds already, no alpha can gain; what it costs in precision shows anyhow. And a table on so few patients can say
 # *not shown* of a thing that is there: its intervals are wide.
@@ -809,18 +811,18 @@ print(evidence.project_text())
 # dmplus synth -o cohort/                                        # the frozen cohort, 5 minutes
 # dmplus experiment own --loss my_loss.py --start trunk --cohort cohort/ -o runs/project \
 #     --collect runs/mine/experiments/quick                      # minutes per alpha, resumable
-# python -m dmplus.claims runs/mine --beside notebooks/results/experiments/quick
+# python -m dmplus.project runs/mine --beside notebooks/results/experiments/quick
 # ```
 #
-# Hand in `runs/mine/areas.quick.csv`, one sentence on what you expected, and one on what you found. A loss worse than JVSS
-# is as good a project as a better one. The example's table:
+# Hand in `runs/mine/project.quick.txt` and `runs/mine/over_alpha.quick.png` (Figure 2 with your loss), one sentence on what you
+# expected, written *before* the run, and one on what you found. A loss worse than JVSS is as good a project as a better one. The
+# example's:
 
 # %%
 own = evidence.shipped(project=True)
 display(evidence.areas_in_words(claims.table_of_areas(own).set_index("loss")))
-both = {"JVSS": "jvss", "focal Tversky": "focal_tversky"}
 print(evidence.against_jvss(own))
-print("recalls shared by the two: {:.2f} to {:.2f}".format(*evidence.shared_recalls(own, both)))
+both = {"JVSS": "jvss", "focal Tversky": "focal_tversky"}
 display(evidence.over_alpha_at_equal(own, both)[["fewest", "most", "not reached by"]])
 
 # %% [markdown]
@@ -849,12 +851,14 @@ display(evidence.over_alpha_at_equal(own, both)[["fewest", "most", "not reached 
 # - **A point at 0.5** mixes what a loss has learned with where it puts its probabilities. Move the threshold, and compare at
 #   equal sensitivity.
 # - **Over alpha**, with intervals over patients and trainings, and one stated rule for the area: the table above says who is
-#   ahead, and by which interval (the last lines below once more); all from BCE's trunk, and the section "Without BCE's trunk" says what JVSS does without it.
+# ahead, and by which interval (the last lines below once more); all from BCE's trunk, and the section "Without BCE's trunk"
+# says what JVSS does without it.
 # - **A budget** is kept on validation, and the test is looked at once.
 # - **A loss of your own** takes twenty lines, and stands in the same table.
 #
-# The question was: the errors of voxels, or the rates of lesions? So once more, JVSS against SSE, and, since a comparison is one at
-# one length of training and a lead after few segments may be gone after many, the false positives of JVSS over those of BCE:
+# The question was: the errors of voxels, or the rates of lesions? So once more, JVSS against SSE, and, since a comparison is
+# one at one length of training and a lead after few segments may be gone after many, the false positives of JVSS over those of
+# BCE:
 
 # %%
 print(evidence.ahead_in_words(table) + f"; its most costly alpha needs {evidence.in_words(costly)} times the false positives of "

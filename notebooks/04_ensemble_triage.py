@@ -133,7 +133,7 @@ display(evidence.verdicts(of_these, of_claims=["confirmed lesions", "candidates"
 # So load and confirmed precision are first of all the budgets. What the networks decide is how much is *found* within them. A
 # stricter budget for *confirmed* would usually be surer, and confirm less.
 #
-# The second table sets the paper's claims beside ours. A verdict says on which side of a claim our interval lies, not how far;
+# The third table sets the paper's claims beside ours. A verdict says on which side of a claim our interval lies, not how far;
 # the column *seeds* says how many trainings stand behind it (of the side that has fewer).
 #
 # All systems saw the same patients. So do not ask whether two intervals overlap. Ask for the interval of the **difference**,

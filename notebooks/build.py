@@ -496,7 +496,7 @@ def student(source: NotebookNode, name: str) -> NotebookNode:
         linked = False
         text = stub(cell.source) if "exercise" in tags(cell) else cell.source
         if cell.cell_type == "markdown":
-            text = re.sub(r"\]\((figures/|results/|\.\./)", lambda m: "](../" + m[1], text)
+            text = re.sub(r"\]\((figures/|results/|notation\.md|\.\./)", lambda m: "](../" + m[1], text)
         new = nbformat.v4.new_code_cell(text) if cell.cell_type == "code" else nbformat.v4.new_markdown_cell(text)
         if tags(cell):
             new.metadata["tags"] = tags(cell)

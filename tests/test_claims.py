@@ -188,6 +188,9 @@ def test_the_chance_of_training_widens_what_patients_leave_open():
     points, draws = results.at_half({"x": a, "y": a}, (results.precision,), (chance,))
     assert points.tolist() == [[9 / 13], [9 / 13]] and draws.shape == (results.RESAMPLES, 2, 1)
     assert abs(np.corrcoef(draws[:, 0, 0], draws[:, 1, 0])[0, 1]) < 0.1  # two points of a curve are two trainings
+    for count in (False, True):  # one degree of freedom: steps that no float holds
+        far = results.Chance(0.5, 1, count)(np.full(2000, 0.3), 1, "a")
+        assert np.isfinite(far).all() and far.min() >= 0 and (count or far.max() <= 1)
 
 
 def test_what_two_trainings_are_compared_by_holds_the_chance_of_either(folder):

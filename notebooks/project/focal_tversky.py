@@ -1,7 +1,7 @@
 """The project of notebook 02, solved: the focal Tversky loss (Abraham & Khan 2019, doi.org/10.1109/ISBI.2019.8759329).
 
 dmplus experiment own --loss notebooks/project/focal_tversky.py --start trunk --cohort cohort/ -o runs/project \
-    --collect runs/mine/experiments/quick && python -m dmplus.claims runs/mine --beside notebooks/results/experiments/quick
+    --collect runs/mine/experiments/quick && python -m dmplus.project runs/mine --beside notebooks/results/experiments/quick
 """
 
 ALPHAS = (0.95, 0.8, 0.5, 0.2, 0.05)  # a training for each; large alpha: sensitivity, as for VSS and SSE
