@@ -797,11 +797,11 @@ def lengths_in_words(r: Results, curves: Mapping[str, Sequence[str]], *, sensiti
 
 
 def learning_title(r: Results, curves: Mapping[str, Sequence[str]], rival: str) -> str:
-    """A title for :func:`learning_curve`: the first loss beside its rival, after the first and the last length of both."""
+    """A title for :func:`learning_curve`: the first loss beside its rival, after every length that both have."""
     label = next(k for k in curves if k != rival)
-    known = [(n, f"{e.value:.2f}") for n, e in _leads(r, curves[label], curves[rival], EQUAL).items() if np.isfinite(e.value)]
-    (first, before), (last, after) = known[0], known[-1]
-    return f"{label} has {before} times {rival}'s false positives after {first:,} segments, {after} after {last:,}"
+    known = {n: e for n, e in _leads(r, curves[label], curves[rival], EQUAL).items() if np.isfinite(e.value)}
+    ratios, lengths = ", ".join(f"{e.value:.2f}" for e in known.values()), ", ".join(f"{n / 1000:g}" for n in known)
+    return f"{label} has {ratios} times {rival}'s false positives after {lengths} thousand segments"
 
 
 def falls_in_words(

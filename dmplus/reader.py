@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -333,6 +334,21 @@ def nearest_in_words(r: Results, models: Mapping[str, str]) -> str:
         e = calibration_gap(r, name, minus=base)
         verdict = "nearer to the truth" if e.high < 0 else "further from the truth" if e.low > 0 else "not told apart"
         lines.append(f"{label} minus {first}: {evidence.in_words(e)}, {verdict}")
+    return "\n".join(lines)
+
+
+def sure_in_words(r: Results, groups: Mapping[str, Sequence[str]], *, edges: Sequence[float] = (0.99, 0.999, 1.0)) -> str:
+    """How much of what has a peak between two ``edges`` is true (:func:`_marked`), seed by seed: a line for each two edges.
+
+    groups: legend → runs. "none" for a run that marks nothing there.
+    """
+    lines = []
+    for low, high in itertools.pairwise(edges):
+        said = []
+        for label, names in groups.items():
+            parts = [m.loc[(m["peak"] >= low) & (m["peak"] < high), "true"] for m in (_marked(r, n, "test", 1) for n in names)]
+            said.append(f"{label} {', '.join(f'{p.mean():.2f}' if len(p) else 'none' for p in parts)}")
+        lines.append(f"true of what has a peak from {low:g} to {high:g}, seed by seed: {'; '.join(said)}")
     return "\n".join(lines)
 
 

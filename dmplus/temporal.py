@@ -313,6 +313,16 @@ def by_length(r: Results) -> pd.DataFrame:
     return pd.DataFrame([lines[key] for key in order], index=index)
 
 
+def length_words(table: pd.DataFrame) -> str:
+    """How ratio and peaks go from row to row of :func:`by_length`: a line for each alpha that was trained for several lengths."""
+    lines = []
+    for alpha, rows in table.groupby(table.index.str.partition(", ").get_level_values(0), sort=False):
+        ratio, peaks = (" → ".join(w.partition(" [")[0] for w in rows[c]) for c in ("path / no prior", "peak moves by"))
+        if len(rows) > 1:
+            lines.append(f"{alpha}, from row to row: path / no prior {ratio}; peaks move by {peaks}")
+    return "\n".join(lines)
+
+
 def _segments(r: Results, name: str) -> tuple[int, int]:
     """The segments that a run saw, and those of the run before it whose weights it went on from (0: from the trunk)."""
     runs = r.runs.drop_duplicates("run").set_index("run")
@@ -356,6 +366,14 @@ def told_by_prior(
             ratio = evidence.in_words(ratio) if known else "above the rows"
             lines[f"{sensitivity:g}"][f"network, path / no prior, {label}"] = ratio
     return pd.DataFrame(lines).T.rename_axis("sensitivity")
+
+
+def told_words(table: pd.DataFrame) -> str:
+    """The first and the last row of :func:`told_by_prior`: what the earlier scan is worth among the surest, and the last."""
+    if table.empty:
+        return "not run"
+    ends = [f"{table['both / alone'].iloc[i]} at sensitivity {table.index[i]}" for i in (0, -1)]
+    return f"false positives with both scans over those with the current one alone: {', '.join(ends)}"
 
 
 def false_at(r: Results, name: str, level: int, *, prior: bool | None = None) -> pd.DataFrame:
@@ -500,12 +518,13 @@ def row_words(table: pd.DataFrame) -> str:
     return ", ".join(f"{t.model} {t.ratio:.2f} [{t.low:.2f}, {t.high:.2f}]" for t in table.itertuples())
 
 
-def tested(r: Results, run: str) -> str:
-    """What the ratios are of, in words: '158 metastases in 51 visits of 34 patients with an earlier scan'."""
-    visits = r.visits[(r.visits["split"] == "test") & r.visits["with_prior"]]
+def tested(r: Results, run: str, *, prior: bool = True) -> str:
+    """What the ratios are of, in words: '158 metastases in 51 visits of 34 patients with an earlier scan', or without one."""
+    visits = r.visits[(r.visits["split"] == "test") & (r.visits["with_prior"] == prior)]
     rows = r.rows[run, "test", "prior"]
     n = int(((rows["kind"] == "lesion") & rows["case"].isin(visits["case"])).sum())
-    return f"{n} metastases in {len(visits)} visits of {visits['patient'].nunique()} patients with an earlier scan"
+    where = f"{len(visits)} visits of {visits['patient'].nunique()} patients"
+    return f"{n} metastases in {where} with{'' if prior else 'out'} an earlier scan"
 
 
 def by_misregistration(r: Results, names: Mapping[str, str], baseline: Sequence[str]) -> pd.DataFrame:
@@ -689,7 +708,7 @@ def draw_volume_changes(table: pd.DataFrame) -> Figure:
         axis.plot(own["ratio"].fillna(right), y, marker=">" if own["ratio"].isna().all() else MARKERS[k], **look)
     n = table["state"].value_counts()
     axis.set_yticks(range(len(states)), [f"{s} (n = {n[s]})" for s in states])
-    axis.set(xscale="log", xlabel="volume now / at the visit before (grey: change by less than a quarter)",
+    axis.set(xscale="log", xlabel="volume now / at the visit before (grey: 0.8 to 1.25)",
              ylim=(-0.6, len(states) - 0.4), xlim=(0.8 * min(table["ratio"].min(), 0.5), 1.1 * right))  # fmt: skip
     ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10) if axis.get_xlim()[0] <= t <= right]
     axis.set_xticks(ticks, [f"{t:g}" for t in ticks])

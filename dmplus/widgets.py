@@ -314,6 +314,11 @@ class Shifter:
         }
         return {name: float(m[near].max()) for name, m in maps.items()}
 
+    def at(self, mm: float) -> str:
+        """:meth:`describe` with the prior so far away in the direction that is set."""
+        self.mm = mm
+        return self.describe()
+
     def describe(self) -> str:
         """Where the prior is, and what the networks say, in words."""
         said = ", ".join(f"{name} {p:.3f}" for name, p in self.heard().items())

@@ -370,7 +370,7 @@ def test_lengths_are_read_from_all_seeds_and_beside_the_rival(tmp_path):
     first, last = known["jvss 5"] / known["bce 5"], known["jvss 80"] / known["bce 80"]
     assert first < 0.6 < last
     assert evidence.learning_title(r, curves, "BCE") == (
-        f"JVSS 0.5 has {first:.2f} times BCE's false positives after 5,000 segments, {last:.2f} after 80,000"
+        f"JVSS 0.5 has {first:.2f}, {last:.2f} times BCE's false positives after 5, 80 thousand segments"
     )
     drawn = evidence.learning_curve(r, curves).axes[0].containers[0].lines[0].get_ydata()
     assert drawn.tolist() == pytest.approx([known["bce 5"], known["bce 80"]])

@@ -141,6 +141,15 @@ def test_the_gap_of_a_model_is_set_beside_the_first_one(r):
     ]
 
 
+def test_what_networks_are_sure_of_is_counted_seed_by_seed(r):
+    marked = reader._marked(r, "sens-s0", "test", 1)
+    low, middle, high = 0.5, float(marked["peak"].median()), 1.0
+    first, second = reader.sure_in_words(r, {"a": ["sens-s0", "sens-s0"]}, edges=(low, middle, high)).splitlines()
+    below, above = (marked.loc[m, "true"].mean() for m in (marked["peak"] < middle, marked["peak"] >= middle))
+    assert first.endswith(f"seed by seed: a {below:.2f}, {below:.2f}") and second.endswith(f": a {above:.2f}, {above:.2f}")
+    assert reader.sure_in_words(r, {"a": ["sens-s0"]}, edges=(1.0, 2.0)).endswith("a none")
+
+
 def test_systems_that_share_a_mask_are_named(r):
     other = r.points.assign(system="other", threshold=r.points["threshold"] * [1, 0.9])
     points = pd.concat([r.points, other])

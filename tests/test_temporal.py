@@ -170,6 +170,11 @@ def test_the_same_comparison_after_more_training_stands_below(r, tmp_path):
     assert words == [f"Trained longer, for {how}, the path has fewer false positives: {table['path / no prior'].iloc[i]} times "
                      "those without." for i, how in ((1, "20,000 segments"), (2, late))]  # fmt: skip
     assert temporal.longer_words(longer, "jvss-0.5") == []
+    ratios = " → ".join(words.partition(" [")[0] for words in table["path / no prior"])
+    assert temporal.length_words(table) == (
+        f"alpha 0.5, from row to row: path / no prior {ratios}; peaks move by not run → not run → not run"
+    )
+    assert temporal.length_words(table.iloc[:1]) == ""
     assert temporal.by_length(r).empty  # a path, but on the trunk's own patients
     r20 = temporal.by_length(renamed_in(r, "jvss-0.995-path-s0", "jvss-0.995-fresh-path-s0"))
     own, zeroed = (r.group(["jvss-0.995-path-s0"], second=s, prior=True) for s in ("prior", "zeroed"))
@@ -396,6 +401,7 @@ def test_misregistration_visits_and_kinds_each_have_their_rows(r):
     assert none.empty and list(none) == list(shifted)
     assert temporal.rise_words(r, {}, none)[1].startswith("Not run")
     assert temporal.tested(r, "jvss-0.995-s0") == "48 metastases in 12 visits of 12 patients with an earlier scan"
+    assert temporal.tested(r, "jvss-0.995-s0", prior=False).endswith("12 visits of 12 patients without an earlier scan")
     x, y = temporal.draw_misregistration(shifted).axes[0].containers[0].lines[0].get_data()
     assert y == pytest.approx(shifted["ratio"].to_numpy())
     split = temporal.by_visit(r, {"path": r.seeds("jvss-0.995-path")}, r.seeds("jvss-0.995"))
@@ -493,3 +499,7 @@ def test_what_a_reader_of_both_scans_gains_stands_beside_the_networks(r):
         ratio = evidence.in_words(claims.compare(at, *pair, ratio=True, chance=r.chance(at, True)))
         assert column[f"{s:g}"] == (ratio if s > top else "above the rows")
     assert "network, path / no prior, none" not in told.columns and 0 < top < 0.9
+    first, last = told["both / alone"]
+    said = temporal.told_words(told)
+    assert said.endswith(f": {first} at sensitivity 0.5, {last} at sensitivity 0.8")
+    assert temporal.told_words(told.iloc[:0]) == "not run"
