@@ -106,7 +106,7 @@ def show(figure: Figure, sentence: str, *, dpi: int = 110) -> None:
             raw=True,
             metadata={"image/png": {"alt": sentence}},
         )
-    print(textwrap.fill(sentence, 88), flush=True)
+    print(textwrap.fill(sentence, 88, break_on_hyphens=False), flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------- slices

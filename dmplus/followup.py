@@ -344,6 +344,20 @@ class Moved:
         return figure
 
 
+def displaced(
+    case: Case, place: tuple[int, int, int], networks: dict[str, DeepMedic], mm: Sequence[float], *,
+    machine: Machine | None = None,
+) -> str:  # fmt: skip
+    """What networks say near a place with the prior moved to the right by each of ``mm``, a line each: the static twin of
+    :class:`dmplus.widgets.Shifter`."""
+    from dmplus.widgets import Shifter
+
+    shifter, lines = Shifter(case, place, networks, machine=machine), []
+    for shifter.mm in mm:
+        lines.append(shifter.describe())
+    return "\n".join(lines)
+
+
 def _box(place: Sequence[int]) -> tuple[slice, ...]:
     """Within 2 * :data:`REACH` voxels of a place."""
     return tuple(slice(max(int(p) - 2 * REACH, 0), int(p) + 2 * REACH + 1) for p in place)

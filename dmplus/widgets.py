@@ -282,7 +282,7 @@ class Shifter:
     """A prior that is moved by hand, and what networks then say of one place.
 
     case: raw, with a prior. place: voxel. networks: name → network that takes a prior. The static twin is
-    :func:`dmplus.temporal.draw_visits`.
+    :func:`dmplus.temporal.draw_visits` and :func:`dmplus.followup.displaced`.
     """
 
     DIRECTIONS = {"right": (1, 0, 0), "front": (0, 1, 0), "up": (0, 0, 1)}
@@ -313,11 +313,6 @@ class Shifter:
             for name, net in self.networks.items()
         }
         return {name: float(m[near].max()) for name, m in maps.items()}
-
-    def at(self, mm: float) -> str:
-        """:meth:`describe` with the prior so far away in the direction that is set."""
-        self.mm = mm
-        return self.describe()
 
     def describe(self) -> str:
         """Where the prior is, and what the networks say, in words."""

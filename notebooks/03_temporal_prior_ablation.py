@@ -663,7 +663,7 @@ figures.show(figure, f"Figure 10 shows {said}")
 # %%
 if nets:
     print(f"moved to the right; marked from {', '.join(f'{limits[way]:.3f} ({way})' for way in nets)} on")
-    print("\n".join(widgets.Shifter(watched, place, nets, machine=session.machine).at(mm) for mm in (0.0, 1.0, 2.0, 4.0)))
+    print(followup.displaced(watched, place, nets, (0.0, 1.0, 2.0, 4.0), machine=session.machine))
 if course.interactive():
     display(widgets.shifter(watched, place, nets, machine=session.machine) if nets else "not run: no weights of the networks")
 else:

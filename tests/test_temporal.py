@@ -12,7 +12,7 @@ from conftest import ball_case
 from test_claims import collected, rows_of
 from test_second_look import table
 
-from dmplus import claims, evidence, exercises_patients, network, results, scoring, second_look, temporal, widgets
+from dmplus import claims, evidence, exercises_patients, followup, network, results, scoring, second_look, temporal, widgets
 from dmplus.results import Results
 from dmplus.runtime import InputError, Machine, rng
 
@@ -466,6 +466,7 @@ def test_the_shifter_answers_both_ends_of_its_controls():
     seen = [(c["words"].value, c["picture"].png)]
     c["mm"].value = 6
     seen.append((c["words"].value, c["picture"].png))
+    assert followup.displaced(case, (20, 22, 18), nets, (0.0, 6.0), machine=CPU).splitlines() == [w for w, _ in seen]
     c["direction"].value = "up"
     seen.append((c["words"].value, c["picture"].png))
     c["mm"].value = 0
