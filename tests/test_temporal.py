@@ -12,7 +12,18 @@ from conftest import ball_case
 from test_claims import collected, rows_of
 from test_second_look import table
 
-from dmplus import claims, evidence, exercises_patients, followup, network, results, scoring, second_look, temporal, widgets
+from dmplus import (
+    claims,
+    evidence,
+    exercises_patients,
+    followup,
+    network,
+    results,
+    scoring,
+    second_look,
+    temporal,
+    widgets,
+)
 from dmplus.results import Results
 from dmplus.runtime import InputError, Machine, rng
 
