@@ -307,15 +307,19 @@ def versions() -> dict[str, str]:
     return found | {"commit": commit()}
 
 
-def commit() -> str:
-    """Short hash of the checkout this package lies in ('' when it is installed elsewhere); '+' marks changes."""
-    root = Path(__file__).resolve().parent.parent
+def commit(root: Path | None = None) -> str:
+    """Short hash of the checkout this package lies in ('' when it is installed elsewhere); '+' marks changes.
+
+    What an executed notebook writes is none: executing one after the other leaves the mark of the commit. root: another checkout.
+    """
+    root = root or Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return ""
     try:
         git = ["git", "-C", str(root)]
         head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, timeout=10)
-        state = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+        asked = ["status", "--porcelain", "-uno", "--", ".", ":(exclude)*.ipynb", ":(exclude)notebooks/results/*.json"]
+        state = subprocess.run([*git, *asked], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return head.stdout.strip() + ("+" if state.stdout.strip() else "")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -125,3 +126,23 @@ def test_progress_in_a_notebook_is_no_error(capsys, monkeypatch):
         Progress(2, "tiles", every=0).step()
         said = capsys.readouterr()._asdict()
         assert said.pop(stream).startswith("tiles: 1/2") and list(said.values()) == [""]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_changes_are_marked_but_not_those_that_notebooks_write(tmp_path):
+    def git(*words):
+        names = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *names, *words], check=True, capture_output=True)
+
+    written = ("a.py", "notebooks/n.ipynb", "notebooks/results/n.quick.json", "notebooks/results/rows.csv")
+    (tmp_path / "notebooks" / "results").mkdir(parents=True)
+    for name in written:
+        (tmp_path / name).write_text("1")
+    assert runtime.commit(tmp_path) == ""  # no checkout
+    git("init"), git("add", "."), git("commit", "-m", "one")
+    clean = runtime.commit(tmp_path)
+    assert len(clean) == 10
+    for name, mark in zip(written, ("+", "", "", "+"), strict=True):
+        (tmp_path / name).write_text("2")
+        assert runtime.commit(tmp_path) == clean + mark, name
+        (tmp_path / name).write_text("1")
