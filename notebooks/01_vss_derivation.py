@@ -83,6 +83,9 @@ repeats = session.profile.patients  # fresh draws behind every mean of this note
 # | $N_+$, $N_-$ | segments with a lesion, and without | `n_pos`, `n_neg` |
 # | $\alpha$ | weight of sensitivity, 0 to 1 | `alpha` |
 # | $\epsilon$ | a small number against division by zero | `losses.EPSILON` |
+# | $\eta_{\text{sens}}$, $\eta_{\text{spec}}$ | sensitivity and specificity of a batch (equations 1 and 2) | in `losses.vss` |
+# | $z$ | logit of a voxel; its probability is $1/(1 + e^{-z})$ | `logit` |
+# | $w$ | weight of VSS beside BCE | `weight_vss` |
 
 # %%
 at_i, at_j = torch.meshgrid(torch.arange(15.0), torch.arange(15.0), indexing="ij")

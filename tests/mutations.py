@@ -738,7 +738,7 @@ FAULTS = (
           tests="test_claims.py"),
     fault("both sides share their chance", "results",
           ('zip(draws, (a, b), "ab", strict=True)', 'zip(draws, (a, b), "aa", strict=True)'), tests="test_claims.py"),
-    fault("three seeds as uncertain as one", "results", ("* self.sd / seeds)", "* self.sd)"), tests="test_claims.py"),
+    fault("three seeds as uncertain as one", "results", ("* self.sd / seeds\n", "* self.sd\n"), tests="test_claims.py"),
     fault("a share moved beyond 1", "results", ("drawn * moved / (1 - drawn + drawn * moved)", "drawn * moved"),
           tests="test_claims.py"),
     fault("sd over trainings with n", "results", ("df += max(len(each) - 1, 0)", "df += len(each)"), tests="test_claims.py"),

@@ -49,7 +49,7 @@ def test_readme_says_what_the_card_says():
     sens, spec = (models[n]["test"]["all"] for n in ("sens", "spec"))
     sentence = (
         f"over {sens['volumes']} synthetic test volumes the sensitive model finds {sens['sensitivity']:.0%} of "
-        f"{sens['lesions']} metastases with {sens['fp_per_volume']:.1f} false candidates a volume, the specific one "
+        f"{sens['lesions']} metastases with {sens['fp_per_volume']:.1f} false positives a volume, the specific one "
         f"{spec['sensitivity']:.0%} with {spec['fp_per_volume']:.1f}"
     )
     text = " ".join((WEIGHTS.parents[1] / "README.md").read_text(encoding="utf-8").split()).replace(" %", "%")
