@@ -757,6 +757,13 @@ FAULTS = (
           tests="test_worklist.py"),
     fault("one bad visit stops the others", "worklist", ("except InputError as why:", "except OSError as why:"),
           tests="test_worklist.py"),
+    fault("one seed alone in the learning curve", "evidence",
+          ("of(_measured(sensitivity), r.group(_seeds(r, n)))", "of(_measured(sensitivity), r.group([n]))"),
+          tests="test_evidence.py"),
+    fault("a longer training beside BCE goes unsaid", "claims", ('own["start"].isin(other)', 'own["run"].isin(other)'),
+          tests="test_claims.py"),
+    fault("a step of the chance of training that no float holds", "results", ("np.clip(step, -50, 50)", "step"),
+          tests="test_claims.py"),
     # ------------------------------------------------------------------------------------- what was written, reviewed
     fault("a finished folder of other files is opened", "rounds", ("        if own != made_of[what]:\n", "        if False:\n"),
           tests="test_rounds.py"),
