@@ -351,9 +351,10 @@ def brain_mask(image: np.ndarray, *, spacing: tuple[float, float, float], name: 
     # Noisy air has single zeros after rounding to integers: opening by 3 x 3 x 3 voxels leaves none of them.
     background = ndimage.binary_opening(np.pad(image == 0, 1, constant_values=True), block)[1:-1, 1:-1, 1:-1]
     if background.mean() < 0.01:
-        raise InputError(
-            f"{name}: expected a skull-stripped scan, exactly 0 outside the brain; got no such background; {remedy}"
-        )
+        came, corner = "no such background", float(image[0, 0, 0])
+        if corner and (share := float(np.mean(image == corner))) > 0.2:  # stripped, but its background is another number
+            came, remedy = f"{corner:g} in {share:.0%} of it", "set that to 0, or pass the brain mask with --mask"
+        raise InputError(f"{name}: expected a skull-stripped scan, exactly 0 outside the brain; got {came}; {remedy}")
     regions, n = ndimage.label(~background & (image != 0), block)
     sizes = np.bincount(regions.ravel(), minlength=2)[1:]
     brain = ndimage.binary_fill_holes(regions == np.argmax(sizes) + 1)

@@ -540,6 +540,14 @@ def test_crops_of_a_stripped_brain_pass_and_crumbs_are_left_out():
     assert np.array_equal(volume.brain_mask(image, spacing=SPACING), brain)
 
 
+def test_a_background_of_another_number_is_named():
+    image, brain = head(noise=6)
+    image[~brain] = -1024
+    share = float(np.mean(~brain))
+    with pytest.raises(InputError, match=f"got -1024 in {share:.0%} of it; set that to 0, or pass the brain mask"):
+        volume.brain_mask(image, spacing=SPACING)
+
+
 def test_a_region_larger_than_any_brain_is_a_head():
     world = np.stack(np.meshgrid(*[np.arange(-100, 100, 2)] * 3, indexing="ij"), -1)
     scalp_and_all = np.where(np.linalg.norm(world, axis=-1) < 88, 100.0, 0)  # 2.85 litres, no dark shell to see
