@@ -348,11 +348,15 @@ def brain_mask(image: np.ndarray, *, spacing: tuple[float, float, float], name: 
     """
     remedy = "strip the skull first, for example with HD-BET or SynthStrip, or pass the brain mask with --mask"
     block = np.ones((3, 3, 3), bool)
+
     # Noisy air has single zeros after rounding to integers: opening by 3 x 3 x 3 voxels leaves none of them.
-    background = ndimage.binary_opening(np.pad(image == 0, 1, constant_values=True), block)[1:-1, 1:-1, 1:-1]
+    def solid(value: float) -> np.ndarray:
+        return ndimage.binary_opening(np.pad(image == value, 1, constant_values=True), block)[1:-1, 1:-1, 1:-1]
+
+    background = solid(0)
     if background.mean() < 0.01:
         came, corner = "no such background", float(image[0, 0, 0])
-        if corner and (share := float(np.mean(image == corner))) > 0.2:  # stripped, but its background is another number
+        if (share := float(solid(corner).mean())) > 0.2:  # stripped, but its background is another number
             came, remedy = f"{corner:g} in {share:.0%} of it", "set that to 0, or pass the brain mask with --mask"
         raise InputError(f"{name}: expected a skull-stripped scan, exactly 0 outside the brain; got {came}; {remedy}")
     regions, n = ndimage.label(~background & (image != 0), block)

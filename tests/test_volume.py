@@ -543,8 +543,7 @@ def test_crops_of_a_stripped_brain_pass_and_crumbs_are_left_out():
 def test_a_background_of_another_number_is_named():
     image, brain = head(noise=6)
     image[~brain] = -1024
-    share = float(np.mean(~brain))
-    with pytest.raises(InputError, match=f"got -1024 in {share:.0%} of it; set that to 0, or pass the brain mask"):
+    with pytest.raises(InputError, match=f"got -1024 in {np.mean(~brain):.0%} of it; set that to 0, or pass the brain mask"):
         volume.brain_mask(image, spacing=SPACING)
 
 
