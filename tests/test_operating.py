@@ -124,6 +124,13 @@ def test_what_was_chosen_holds_on_these_visits(cohort, tmp_path):
     assert loose["fp_per_volume"][0] != held["fp_per_volume"][0] or loose["sensitivity"][0] != held["sensitivity"][0]
 
 
+def test_a_network_without_the_bias_is_refused(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "load", lambda *_, **__: torch.nn.Conv3d(1, 2, 1))  # as a U-Net: no DeepMedic
+    with pytest.raises(InputError, match="weights unet.safetensors: expected a DeepMedic; got another network"):
+        operating.operate(["folder/unet.safetensors"], cohort, tmp_path / "out.safetensors", budget=1, device="cpu")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_what_cannot_be_chosen_is_refused(cohort, tmp_path):
     with pytest.raises(InputError, match="expected a name that ends in .safetensors"):
         operating.operate(["sens"], cohort, tmp_path / "a.pt", budget=1)
