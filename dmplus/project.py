@@ -30,10 +30,10 @@ def hand_in(folder: str | Path, beside: str | Path, *, profile: str = "quick") -
         evidence.areas_in_words(claims.table_of_areas(r).set_index("loss")).to_string(), evidence.against_jvss(r),
         f"false positives a volume at sensitivity {claims.EQUAL:g}, over alpha\n{equal.to_string()}",
     ))  # fmt: skip
-    figure = evidence.over_alpha(r, curves, also={"BCE": r.seeds("bce")})
-    for name, content in (("over_alpha", figures.png(figure)), ("project", (words + "\n").encode())):
-        with replacing(folder / f"{name}.{profile}.{'png' if name == 'over_alpha' else 'txt'}") as part:
-            part.write_bytes(content)
+    with replacing(folder / f"over_alpha.{profile}.png") as part:
+        part.write_bytes(figures.png(evidence.over_alpha(r, curves, also={"BCE": r.seeds("bce")})))
+    with replacing(folder / f"project.{profile}.txt") as part:
+        part.write_text(words + "\n", encoding="utf-8")
     return words
 
 
