@@ -39,7 +39,8 @@ def predict_volume(
 
     tiling: "aligned": the coarse grids are fixed to the volume, so the map is the same for every tile size. For this,
     ``tile`` (output edge in voxels) is rounded up to a multiple of the low-resolution factors' least common multiple
-    (15); None cuts the brain into equal tiles of at most 60.
+    (15); None cuts the brain into equal tiles of at most 60. A unet's map depends on its tiles: each begins its strides anew,
+    and is padded with zeros.
     "released": as the authors' program, see :func:`released_map`; ``tile`` does not apply, and without a mask the whole
     volume is computed. The two differ near the border of the volume and, because each tile of the release has coarse
     grids of its own, by a shift of these grids elsewhere; data_cards/weights.md measures by how much.

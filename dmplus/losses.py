@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from dmplus.runtime import InputError
 
-EPSILON = 1e-7  #: the "small value to avoid division by zero" of eqs 1, 2 and 5; the paper gives no number
+EPSILON = 1e-7  #: the "small value to avoid division by zero" of eqs 1 and 2, used in eq. 5, too; the paper gives no number
 
 
 def bce(prob: Tensor, target: Tensor, *, form: str = "paper") -> Tensor:
@@ -44,7 +44,8 @@ def bce(prob: Tensor, target: Tensor, *, form: str = "paper") -> Tensor:
     # A p that rounds to 1 has lost its 1 − p. Torch's slope there is 1e12, which a softmax, whose background is not rounded
     # away, hands on as some 1e4 times the true one: a single wrong certainty then ruins a training.
     rounding = torch.finfo(p.dtype).eps / 2
-    return F.binary_cross_entropy(torch.minimum(p, 1 - rounding * (1 - y)), y)
+    with torch.autocast(p.device.type, enabled=False):  # which forbids it on a GPU, though p is float32
+        return F.binary_cross_entropy(torch.minimum(p, 1 - rounding * (1 - y)), y)
 
 
 def bce_of_logits(logits: Tensor, target: Tensor) -> Tensor:
@@ -161,7 +162,8 @@ def jvss(
 class VSSLoss(nn.Module):
     """VSS for other trainers (MONAI, nnU-Net): logits (B, C, X, Y, Z), target (B, X, Y, Z) or (B, 1, X, Y, Z).
 
-    C = 1 is read through a sigmoid, C ≥ 2 through a softmax with class 0 as background. Any non-zero target is lesion.
+    C = 1 is read through a sigmoid, C ≥ 2 through a softmax with class 0 as background. Any non-zero target is lesion; a
+    one-hot target is an ``InputError``.
     Add it to a segmentation loss: the gradient of VSS alone reaches one voxel per segment.
     """
 
@@ -171,6 +173,11 @@ class VSSLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         prob = logits.float().sigmoid()[:, 0] if logits.shape[1] == 1 else 1 - logits.float().softmax(1)[:, 0]
+        if target.ndim == logits.ndim and target.shape[1] != 1:
+            raise InputError(
+                f"VSSLoss: expected a target with one channel or none; got {target.shape[1]} channels; pass the label itself, "
+                "not one-hot"
+            )
         y = target[:, 0] if target.ndim == logits.ndim else target
         return vss(prob, (y > 0).float(), alpha=self.alpha, form=self.form)
 
@@ -178,7 +185,7 @@ class VSSLoss(nn.Module):
 # ------------------------------------------------------- several classes, as in the released program
 def cross_entropy_classes(prob: Tensor, onehot: Tensor, *, weights: Tensor | None = None) -> Tensor:
     """−Σ w_c y log(p + 1e-6) / number of voxels; prob and onehot (B, C, X, Y, Z), weights (C,) or None for 1."""
-    cost = -torch.log(prob + 1e-6) * onehot
+    cost = -torch.log(_float32(prob) + 1e-6) * onehot
     if weights is not None:
         cost = cost * weights.view(1, -1, *[1] * (prob.ndim - 2))
     return cost.sum() / (prob.numel() / prob.shape[1])
@@ -186,6 +193,7 @@ def cross_entropy_classes(prob: Tensor, onehot: Tensor, *, weights: Tensor | Non
 
 def dice_classes(prob: Tensor, onehot: Tensor) -> Tensor:
     """1 − mean over classes of (2Σpy + s)/(Σp + Σy + s), s = 1e-5; (B, C, X, Y, Z), sums over batch and space."""
+    prob, onehot = _float32(prob), _float32(onehot)
     over = (0, *range(2, prob.ndim))
     overlap = 2 * (prob * onehot).sum(over) + 1e-5
     return 1 - (overlap / (prob.sum(over) + onehot.sum(over) + 1e-5)).mean()
@@ -193,6 +201,7 @@ def dice_classes(prob: Tensor, onehot: Tensor) -> Tensor:
 
 def iou_classes(prob: Tensor, onehot: Tensor) -> Tensor:
     """1 − mean over classes of (Σpy + s)/(Σp(1−y) + Σy + s), s = 1e-5; (B, C, X, Y, Z), sums over batch and space."""
+    prob, onehot = _float32(prob), _float32(onehot)
     over = (0, *range(2, prob.ndim))
     overlap = (prob * onehot).sum(over) + 1e-5
     return 1 - (overlap / ((prob * (1 - onehot)).sum(over) + onehot.sum(over) + 1e-5)).mean()
@@ -213,6 +222,17 @@ def _checked(prob: Tensor, target: Tensor, form: str, alpha: float = 0.0) -> tup
         raise InputError(f"loss: expected form paper or released; got {form!r}; choose one of those")
     if not 0 <= alpha <= 1:
         raise InputError(f"loss: expected alpha between 0 and 1; got {alpha}; large alpha favours sensitivity")
-    if prob.dtype in (torch.float16, torch.bfloat16):
-        prob = prob.float()
-    return prob, target.to(prob.dtype)
+    if not prob.is_floating_point():
+        raise InputError(f"loss: expected probabilities as floating-point numbers; got {prob.dtype}; pass prob.float()")
+    # not on a GPU, which would have to wait for the answer, nor in a compiled step, whose targets were looked at before
+    if target.device.type == "cpu" and target.numel() and not torch.compiler.is_compiling():
+        if not (target.min() >= 0 and target.max() <= 1):
+            raise InputError(
+                f"loss: expected a target from 0 to 1; got {target.min():g} to {target.max():g}; pass (label > 0).float()"
+            )
+    return _float32(prob), target.to(_float32(prob).dtype)
+
+
+def _float32(x: Tensor) -> Tensor:
+    """Half precision as float32: sums of thousands of voxels overflow there."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmplus.runtime import InputError, from_dict, named, replacing
+from dmplus.runtime import InputError, from_dict, named, replacing, require, settle
 from dmplus.tf_bundle import checkpoint_files, is_checkpoint
 
 FLOAT32_TINY = 1.1754944e-38  #: the released program's epsilon in batch normalisation: in effect none
@@ -54,6 +54,7 @@ class NetworkConfig:
     )
 
     def __post_init__(self) -> None:
+        settle(self)
         for name, allowed in (
             ("prior", ("none", "channel", "path")),
             ("dropout_scaling", ("released", "inverted")),
@@ -73,6 +74,16 @@ class NetworkConfig:
                 f"NetworkConfig: expected {len(self.fully_connected) + 1} dropout rates (one per 1³ layer and one for the "
                 f"classifier); got {len(self.dropout)}; give as many"
             )
+        odd = all(f >= 1 and f % 2 for f in self.low_factors)  # an even block has no middle voxel
+        require(self, "low_factors", "odd numbers", odd)
+        require(self, "dropout", "rates from 0 to below 1", all(0 <= rate < 1 for rate in self.dropout))
+        require(self, "norm_window", "a whole number from 1", isinstance(self.norm_window, int) and self.norm_window >= 1)
+        if self.architecture == "deepmedic":
+            for name, depth in (
+                ("residual_layers", len(self.features)),
+                ("residual_fully_connected", len(self.fully_connected)),
+            ):
+                require(self, name, f"layers from 2 to {depth}", all(2 <= k <= depth for k in getattr(self, name)))
 
     @property
     def receptive_field(self) -> int:
@@ -201,7 +212,7 @@ def _scale_and_shift(weight: Tensor, bias: Tensor, mean: Tensor, root: Tensor) -
 
 
 def _prelu(x: Tensor, scale: Tensor, shift: Tensor, slope: Tensor) -> Tensor:
-    """PReLU of x · scale + shift, in float32 whatever x (B, C, X, Y, Z) comes in and goes out."""
+    """PReLU of x · scale + shift, of x's type (B, C, X, Y, Z); the affine part is in float32 whatever x is."""
     return F.prelu(torch.addcmul(_wide(shift), x.float(), _wide(scale)), slope).to(x.dtype)
 
 
@@ -421,7 +432,7 @@ class DeepMedic(nn.Module):
             if list(tensor.shape) != [current.shape[0], 1, *wanted]:
                 raise InputError(
                     f"network: expected a low-resolution input (factor {factor}) of shape "
-                    f"{(current.shape[0], 1, *wanted)}; got {tuple(tensor.shape)}; use sampling.segment"
+                    f"{(current.shape[0], 1, *wanted)}; got {tuple(tensor.shape)}; take it from sampling.Sampler.batch"
                 )
         if prior is not None and config.prior == "none":
             raise InputError(

@@ -151,6 +151,21 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
+def settle(config: Any) -> None:
+    """Of a frozen configuration, in its ``__post_init__``: lists become tuples, so that it equals what its JSON gives back."""
+    for field in dataclasses.fields(config):
+        object.__setattr__(config, field.name, _tuples(getattr(config, field.name)))
+
+
+def require(config: Any, name: str, expected: str, ok: bool) -> None:
+    """Raise ``InputError`` unless ``ok``: the configuration's field ``name`` is not what is ``expected``."""
+    if not ok:
+        raise InputError(
+            f"{type(config).__name__}: expected {name} to be {expected}; got {getattr(config, name)!r}; correct it or leave it "
+            "out"
+        )
+
+
 # ---------------------------------------------------------------------------------------- randomness
 def rng(seed: int, *key: str | int) -> np.random.Generator:
     """A random generator that depends on ``seed`` and ``key`` alone, for example ``rng(seed, "segment", step, i)``.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 
 import cc3d
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dmplus.network import NetworkConfig
-from dmplus.runtime import InputError, rng
+from dmplus.runtime import InputError, require, rng, settle
 from dmplus.volume import Case, occupied
 
 
@@ -34,6 +35,13 @@ class SamplingConfig:
     rotate: float = 0.5  #: probability of one of the axis permutations (with flips: all rotations by 90°)
 
     def __post_init__(self) -> None:
+        settle(self)
+        require(self, "segment", "a whole number from 1", isinstance(self.segment, int) and self.segment >= 1)
+        for name in ("lesion_share", "rotate"):
+            require(self, name, "a share from 0 to 1", 0 <= getattr(self, name) <= 1)
+        for name in ("shift_sd", "scale_sd"):
+            require(self, name, "a finite number from 0", 0 <= getattr(self, name) < math.inf)
+        require(self, "flip", "three shares from 0 to 1", len(self.flip) == 3 and all(0 <= p <= 1 for p in self.flip))
         if self.centre not in ("voxel", "lesion"):
             raise InputError(
                 f"SamplingConfig: expected centre voxel or lesion; got {self.centre!r}; choose one of those"
@@ -95,6 +103,10 @@ class Volumes:
                 )
             if not case.mask.any():
                 raise InputError(f"sampling: expected a brain mask with voxels; that of {case.name} is empty")
+            if not (case.mask & (np.asarray(case.label) == 0)).any():
+                raise InputError(
+                    f"sampling: expected brain around the lesions of {case.name}; its label covers the whole mask; check both"
+                )
             labels, count = cc3d.connected_components(np.asarray(case.label, np.uint8), connectivity=26, return_N=True)
             where = np.argwhere(labels)
             ids = labels[tuple(where.T)]

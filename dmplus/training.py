@@ -8,14 +8,17 @@ again takes the same steps.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import runpy
 import shutil
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,8 @@ from dmplus.runtime import (
     ahead,
     from_dict,
     replacing,
+    require,
+    settle,
     versions,
     writable_folder,
     write_json,
@@ -85,9 +90,23 @@ def add_loss(path: str | Path) -> tuple[str, tuple[float, ...]]:
             f"{where}: expected a Python file with a name of letters, digits and _ that is not {', '.join(LOSSES)}; got "
             f"{'that name' if path.is_file() else 'no such file'}; rename it or check the path"
         )
-    content = runpy.run_path(str(path))
-    function, alphas = content.get("loss"), tuple(content.get("ALPHAS", (0.95, 0.8, 0.5, 0.2, 0.05)))
-    if not callable(function) or not alphas or not all(0 <= a <= 1 for a in alphas):
+
+    @contextlib.contextmanager
+    def running() -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # somebody's own program: anything can come
+            lines = [f", line {f.lineno}" for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+            raise InputError(
+                f"{where}: expected a file that runs and a function loss(prob, target, *, alpha); got {type(error).__name__}: "
+                f"{error}{lines[-1] if lines else ''}; correct it"
+            ) from error
+
+    with running():
+        content = runpy.run_path(str(path))
+        function, alphas = content.get("loss"), tuple(content.get("ALPHAS", (0.95, 0.8, 0.5, 0.2, 0.05)))
+        in_range = bool(alphas) and all(0 <= a <= 1 for a in alphas)
+    if not callable(function) or not in_range:
         raise InputError(
             f"{where}: expected a function `loss` and ALPHAS from 0 to 1; got neither or no such; add them"
         )
@@ -95,8 +114,9 @@ def add_loss(path: str | Path) -> tuple[str, tuple[float, ...]]:
         target = torch.zeros(2, 3, 3, 3)
         target[0, 1, 1, 1] = lesion
         prob = torch.linspace(0.1, 0.9, 54).view(2, 3, 3, 3).requires_grad_()
-        value = function(prob, target, alpha=alphas[0])
-        slopes = torch.autograd.grad(value, prob, allow_unused=True)[0] if _is_scalar(value) else None
+        with running():
+            value = function(prob, target, alpha=alphas[0])
+            slopes = torch.autograd.grad(value, prob, allow_unused=True)[0] if _is_scalar(value) else None
         if slopes is None or not bool(value.isfinite() and slopes.isfinite().all()):
             raise InputError(
                 f"{where}: expected a finite scalar with finite slopes for a batch {'with' if lesion else 'without'} a "
@@ -151,6 +171,7 @@ class TrainConfig:
     checkpoint_every: int = 100  #: steps
 
     def __post_init__(self) -> None:
+        settle(self)
         for name, allowed in (
             ("loss", tuple(LOSSES)),
             ("form", ("paper", "released")),
@@ -170,6 +191,8 @@ class TrainConfig:
                     f"TrainConfig: expected a finite {name} of at least {bound}; got {getattr(self, name)}; correct it or "
                     f"leave it out: the paper's is {getattr(type(self), name):g}"
                 )
+        for name in ("steps", "batch", "steps_per_epoch", "checkpoint_every", "warmup", "validate_every", "seed"):
+            require(self, name, "a whole number", isinstance(getattr(self, name), int))
         if not 0 < self.learning_rate < math.inf:
             raise InputError(
                 f"TrainConfig: expected a finite learning_rate above 0; got {self.learning_rate}; correct it or leave it "
@@ -256,7 +279,7 @@ class RMSPropNesterov(torch.optim.Optimizer):
 
 
 def kernels(network: DeepMedic) -> list[Tensor]:
-    """The convolution kernels, the only parameters that L1 and L2 act on."""
+    """The convolution kernels, the only parameters that L1 and L2 act on (of a unet, without its residual convolutions)."""
     return [p for name, p in network.named_parameters() if name.endswith("conv.weight")]
 
 
@@ -411,6 +434,7 @@ def train(
     if done < last:
         _note_versions(folder, machine, done)
     volumes = training if isinstance(training, Volumes) else prepared(training, machine)
+    _check_cases(folder, volumes.cases, validation)
     sampler = Sampler(volumes, config.network, config.sampling, seed=config.seed)
     held_out = [c.normalised() for c in validation]
     if progress:
@@ -467,11 +491,40 @@ def train(
                     )
             history.append(row)
             seen = []
-            _checkpoint(folder, config, network, optimizer, n, history)
+            _checkpoint(folder, config, network, optimizer, n, history, _mark(volumes.cases))
     network.eval()
-    if last == config.steps:
+    if last == config.steps and not (done == last and (folder / "result.json").is_file()):  # which says who finished it
         _finish(folder, config, network, history, machine)
     return network
+
+
+def _check_cases(folder: Path, training: Sequence[Case], validation: Sequence[Case]) -> None:
+    """Raise ``InputError`` for validation cases without label or of a patient that is trained on, and for a run that was begun
+    on other training cases."""
+    for case in validation:
+        if case.label is None:
+            raise InputError(
+                f"train: expected a label for every validation case; {case.name} has none; add or drop it"
+            )
+    both = {c.patient for c in training if c.patient} & {c.patient for c in validation}
+    if both:
+        raise InputError(
+            f"train: expected patients of validation who are not trained on; got {min(both)} in both; split by patient"
+        )
+    path = folder / "checkpoint.safetensors"
+    if path.exists():
+        with safetensors.safe_open(path, "pt") as f:
+            begun = f.metadata().get("cases", _mark(training))  # older ones do not say
+        if begun != _mark(training):
+            raise InputError(
+                f"{folder.name}: expected the training cases that this run was begun on; got others; choose another folder or "
+                "remove this one"
+            )
+
+
+def _mark(cases: Sequence[Case]) -> str:
+    """What a run's cases are known by: a checksum of their names and grids, in their order."""
+    return str(zlib.crc32(repr([(c.name, c.shape) for c in cases]).encode()))
 
 
 def prepared(cases: Iterable[Case], machine: Machine) -> Volumes:
@@ -625,11 +678,13 @@ def _checkpoint(
     optimizer: torch.optim.Optimizer,
     step: int,
     history: list[dict[str, Any]],
+    cases: str,
 ) -> None:
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
     for name, p in network.named_parameters():
         tensors |= {f"optimizer.{name}.{k}": torch.as_tensor(v) for k, v in optimizer.state[p].items()}
-    header = {"step": str(step), "config": json.dumps(dataclasses.asdict(config)), "history": json.dumps(history)}
+    header = {"step": str(step), "config": json.dumps(dataclasses.asdict(config)), "history": json.dumps(history),
+              "cases": cases}  # fmt: skip
     with replacing(folder / "checkpoint.safetensors") as part:
         safetensors.torch.save_file(
             {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata=header

@@ -1,4 +1,4 @@
-"""The tiler: the same map for every tile size, placed to the voxel, masked."""
+"""The tiler: DeepMedic's map is the same for every tile size, placed to the voxel, masked."""
 
 import dataclasses
 

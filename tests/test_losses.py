@@ -1,5 +1,6 @@
 """Losses: hand cases, the authors' golden values and gradients, limits, units, hygiene."""
 
+import contextlib
 import doctest
 from pathlib import Path
 
@@ -210,6 +211,54 @@ def test_a_batch_is_more_than_its_segments():
     whole = vss(P, Y, alpha=0.8)
     parts = (vss(P[:1], Y[:1], alpha=0.8) + vss(P[1:], Y[1:], alpha=0.8)) / 2
     assert abs(whole - parts) > 0.1
+
+
+@contextlib.contextmanager
+def autocast_on_cuda():
+    """As ``torch.autocast("cuda")``, which turns itself off where there is no card."""
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_losses_run_inside_another_trainers_autocast_on_a_gpu():
+    """Where AMP trainers compute them; torch forbids its own BCE there. Fake tensors: no card is needed."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), autocast_on_cuda():
+        prob = torch.empty(2, 5, 5, 5, device="cuda")
+        for name in (bce, jvss, sse, vss):
+            alpha = {} if name is bce else {"alpha": 0.5}
+            assert name(prob, torch.empty(2, 5, 5, 5, device="cuda"), **alpha).dtype == torch.float32
+        with pytest.raises(RuntimeError, match="unsafe to autocast"):
+            torch.nn.functional.binary_cross_entropy(prob, prob)
+
+
+def test_targets_that_are_no_labels_are_refused():
+    prob, label = torch.full((1, 3, 3, 3), 0.5), torch.zeros(1, 3, 3, 3)
+    label[0, 1, 1, 1] = 2
+    for name in (bce, dice, iou):
+        with pytest.raises(InputError, match="target from 0 to 1; got 0 to 2; pass"):
+            name(prob, label)
+    with pytest.raises(InputError, match="target from 0 to 1"):
+        vss(prob, label, alpha=0.5)
+    with pytest.raises(InputError, match="probabilities as floating-point numbers; got torch.bool"):
+        sse(prob > 0, label > 0, alpha=0.5)
+    assert vss(prob, label / 2, alpha=0.5) == vss(prob, label > 0, alpha=0.5)  # a boolean target is fine
+    onehot = torch.stack((label == 0, label > 0), 1)
+    with pytest.raises(InputError, match="one channel or none; got 2 channels; pass the label itself, not one-hot"):
+        VSSLoss()(torch.zeros(1, 2, 3, 3, 3), onehot)
+
+
+def test_sums_over_a_batch_of_half_precision_do_not_overflow():
+    prob = torch.full((10, 2, 19, 19, 19), 0.5, dtype=torch.float16)
+    onehot = torch.ones_like(prob)
+    for name in (losses.dice_classes, losses.iou_classes, losses.cross_entropy_classes):
+        assert name(prob, onehot).item() == pytest.approx(name(prob.float(), onehot.float()).item(), rel=1e-6)
 
 
 def test_errors_say_what_to_do():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dmplus import network as N
-from dmplus.network import DeepMedic, preset
+from dmplus.network import DeepMedic, NetworkConfig, preset
 from dmplus.runtime import InputError
 from dmplus.tf_checkpoint import variable_names
 
@@ -239,6 +239,22 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     N.save(tmp_path / "w.safetensors", net)
     with pytest.raises(InputError, match="^w.safetensors: expected finite weights; got 3 that are not; train again"):
         N.load(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("low_factors", (2, 4), "odd numbers"), ("dropout", (0, 0.5, 1), "from 0 to below 1"), ("norm_window", 0, "from 1"),
+     ("residual_layers", (4, 12), "layers from 2 to 9"), ("residual_layers", (1,), "layers from 2 to 9"),
+     ("residual_fully_connected", (3,), "layers from 2 to 2")],
+)  # fmt: skip
+def test_a_network_that_cannot_be_is_refused(name, value, words):
+    """An even block has no middle voxel: its coarse grid would lie beside the scan."""
+    with pytest.raises(InputError, match=f"expected {name} to be .*{words}; got"):
+        NetworkConfig(**{name: value})
+
+
+def test_a_configuration_of_lists_is_that_of_tuples():
+    assert NetworkConfig(features=[30, 40, 50, 60, 70, 80, 90, 100, 110], dropout=[0.0, 0.5, 0.5]) == NetworkConfig()
 
 
 def test_wrong_shapes_say_what_was_expected():

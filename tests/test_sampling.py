@@ -155,6 +155,23 @@ def test_errors_say_what_to_do():
         SamplingConfig(centre="patient")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lesion_share", float("nan")), ("rotate", 2), ("shift_sd", -1), ("scale_sd", float("inf")), ("flip", (0.5, 0.5)),
+     ("flip", (0, 0, 1.5)), ("segment", 37.5)],
+)  # fmt: skip
+def test_settings_that_no_segment_can_be_drawn_with_are_refused(name, value):
+    with pytest.raises(InputError, match=f"SamplingConfig: expected {name} to be "):
+        SamplingConfig(**{name: value})
+
+
+def test_a_label_that_covers_its_whole_mask_is_refused():
+    """There would be no background to draw, for ever."""
+    case = ball_case(0)
+    with pytest.raises(InputError, match="expected brain around the lesions of .* covers the whole mask"):
+        Volumes([dataclasses.replace(case, mask=case.label > 0)])
+
+
 def test_the_coarse_grids_have_the_shift_and_scale_of_their_own_scan():
     """Image and prior are constant: a crop's value is its shift and scale, alike on every grid of the current scan."""
     one = np.ones((50, 46, 54), np.float32)
