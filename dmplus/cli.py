@@ -1,4 +1,4 @@
-"""The command line: ``dmplus predict | synth | train | experiment | evaluate | convert | run | doctor | info``.
+"""The command line: ``dmplus predict | synth | train | operate | experiment | evaluate | convert | run | doctor | info``.
 
 Thin: each subcommand parses its options and calls one function of the library. Nothing heavy is imported before a
 subcommand runs, so that ``dmplus --help`` answers at once.
@@ -352,7 +352,7 @@ def _predict_options(sub: Parser) -> None:
         default="auto",
         choices=("auto", "aligned", "released"),
         help="how the volume is cut: `released` as the authors' program does; `aligned` gives the same map for every "
-        "tile size; default: released for weights of the authors' program, else aligned",
+        "tile size (but of a unet); default: released for weights of the authors' program, else aligned",
     )
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier result in FOLDER")
     _machine_options(sub)
@@ -406,7 +406,7 @@ def _experiment_options(sub: Parser) -> None:
         "--second-test", metavar="COHORT", help="another cohort, whose test visits the main runs are scored on, too"
     )
     sub.add_argument("-o", "--out", metavar="FOLDER", help="folder for all runs; an earlier one is continued")
-    sub.add_argument("--collect", metavar="FOLDER", help="then join everything scored into three tables there")
+    sub.add_argument("--collect", metavar="FOLDER", help="then join everything scored into tables there")
     _machine_options(sub)
 
 
@@ -816,6 +816,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UNUSABLE_PLACE) else 1
     except FloatingPointError as error:  # a training that diverged
         _refuse(str(error))
+        return 1
+    except MemoryError:
+        _refuse("expected enough memory; it ran out; close other programs or use smaller volumes")
         return 1
 
 

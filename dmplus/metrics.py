@@ -134,6 +134,12 @@ def lesion_table(
     return table[list(COLUMNS)]
 
 
+def in_mm(table: pd.DataFrame, affine: np.ndarray) -> pd.DataFrame:
+    """Rows of :func:`lesion_table` with their centres in mm of the scanner's frame behind those in voxels: x_mm, y_mm, z_mm."""
+    mm = table[["x", "y", "z"]].to_numpy(float) @ affine[:3, :3].T + affine[:3, 3]
+    return table.assign(**dict(zip(("x_mm", "y_mm", "z_mm"), mm.T, strict=True)))
+
+
 def _places(labels: np.ndarray, probability: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Centre (n, 3) in voxels and highest probability (n,) of each label."""
     where = np.nonzero(labels)
@@ -268,7 +274,7 @@ def evaluate_cases(
     """Rows and summary of labelled cases, each with a predicted mask or probability map (X, Y, Z) of its shape.
 
     A voxel is predicted where the map is >= threshold (0.5 in the paper). Returns the rows of :func:`lesion_table` with
-    a column ``patient`` (the case's name where no patient is given), and :func:`summarise` with the columns
+    :func:`in_mm` and a column ``patient`` (the case's name where no patient is given), and :func:`summarise` with the columns
     ``threshold`` and ``matching``. Cases are read one by one, so a generator keeps memory small. Raises InputError for
     a case without label, a map of another shape or beyond 0..1, a name that comes twice and an empty list.
 
@@ -286,7 +292,7 @@ def evaluate_cases(
         if case.name in patients:
             raise InputError(f"expected each case once; got {case.name} twice; give every volume its own name")
         patients[case.name] = case.patient or case.name
-        tables.append(_rows(case.name, case.label, predicted, case.spacing, threshold, matching))
+        tables.append(in_mm(_rows(case.name, case.label, predicted, case.spacing, threshold, matching), case.affine))
     return _finish(tables, patients, threshold, matching, seed)
 
 
@@ -328,11 +334,14 @@ def evaluate(
     shown = Progress(len(listed), "evaluating") if progress else None
     tables: list[pd.DataFrame] = []
     for files, path in zip(listed, found, strict=True):
-        image, affine = read_image(files.image)
-        grid = Grid(image.shape, affine)
-        label = read_label(files.label, like=grid)  # type: ignore[arg-type]
-        predicted = read_result(path, like=grid, what="prediction")
-        tables.append(_rows(files.name, label, predicted, grid.spacing, threshold, matching))
+        try:
+            image, affine = read_image(files.image)
+            grid = Grid(image.shape, affine)
+            label = read_label(files.label, like=grid)  # type: ignore[arg-type]
+            predicted = read_result(path, like=grid, what="prediction")
+        except InputError as error:
+            raise InputError(f"case {files.name}: {error}") from None
+        tables.append(in_mm(_rows(files.name, label, predicted, grid.spacing, threshold, matching), affine))
         if shown:
             shown.step(note=files.name)
     return _finish(tables, {f.name: f.patient or f.name for f in listed}, threshold, matching, seed)

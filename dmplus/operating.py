@@ -22,36 +22,44 @@ from dmplus.network import DeepMedic
 from dmplus.runtime import InputError, Machine, Progress
 from dmplus.volume import Case, CaseFiles, read_cohort
 
-#: Thresholds among which operating points are chosen, up to the surest that a network trained for long may need.
+#: Thresholds among which operating points are chosen.
 LEVELS = 1 - np.geomspace(0.9, 1e-6, 90)
+#: Largest share of a brain that may be marked: by the any-overlap rule one huge region finds whatever it covers, and no false
+#: positive is left. So a network that learnt nothing would be the best of all, at a low threshold.
+MOST_MARKED = 0.05
 
 
 def along(
     net: DeepMedic, cases: Sequence[Case | CaseFiles], *, machine: Machine, levels: np.ndarray = LEVELS
 ) -> pd.DataFrame:
-    """threshold, sensitivity and fp_per_volume of a network at every one of ``levels``; InputError without a lesion.
+    """threshold, sensitivity, fp_per_volume and marked (the largest share of a brain) of a network at every one of ``levels``;
+    InputError without a lesion.
 
     cases: with labels; of files one is in memory at a time.
     """
-    table = np.zeros((len(levels), 6))
+    table, marked = np.zeros((len(levels), 6)), np.zeros(len(levels))
     report = Progress(len(cases), "validation maps")
     for one in cases:
         case = (one.load() if isinstance(one, CaseFiles) else one).normalised()
         prob = predict_volume(net, case.image, prior=case.prior, mask=case.mask, machine=machine)
         table += curves.sweep(case.label > 0, prob, thresholds=levels, spacing=case.spacing)
+        inside = np.sort(prob[case.mask])
+        marked = np.maximum(marked, 1 - np.searchsorted(inside, levels) / len(inside))
         report.step()
     columns = {name: table[:, i] for i, name in enumerate(curves.COUNTS)}
     lesions = columns["tp_ref"] + columns["fn"]
     if not lesions.all():
         raise InputError("operating point: expected a lesion among the validation volumes; there is none; add some")
     return pd.DataFrame(
-        {"threshold": levels, "sensitivity": columns["tp_ref"] / lesions, "fp_per_volume": columns["fp"] / len(cases)}
-    )
+        {"threshold": levels, "sensitivity": columns["tp_ref"] / lesions, "fp_per_volume": columns["fp"] / len(cases),
+         "marked": marked}
+    )  # fmt: skip
 
 
 def best(table: pd.DataFrame, budget: float) -> dict[str, float] | None:
-    """The most sensitive line within a budget of false positives per volume, of equals the one with fewest; or None."""
-    allowed = table[table["fp_per_volume"] <= budget]
+    """The most sensitive line within a budget of false positives per volume that marks at most :data:`MOST_MARKED`, of equals the
+    one with fewest; or None."""
+    allowed = table[(table["fp_per_volume"] <= budget) & (table["marked"] <= MOST_MARKED)]
     if allowed.empty:
         return None
     order = allowed.sort_values(["sensitivity", "fp_per_volume"], ascending=[False, True], kind="stable")
@@ -66,10 +74,11 @@ def choose(tables: Mapping[str, pd.DataFrame], budget: float) -> tuple[str, dict
     """
     points = {name: point for name, table in tables.items() if (point := best(table, budget))}
     if not points:
-        fewest = min(float(t["fp_per_volume"].min()) for t in tables.values())
+        least = [t.loc[t["marked"] <= MOST_MARKED, "fp_per_volume"].min() for t in tables.values()]
+        fewest = f"the fewest are {min(least):g}" if np.isfinite(least).any() else f"all mark over {MOST_MARKED:.0%} of a brain"
         raise InputError(
-            f"operating point: expected a threshold with at most {budget:g} false positives per volume; the fewest are "
-            f"{fewest:g}; train longer or raise the budget"
+            f"operating point: expected a threshold with at most {budget:g} false positives per volume; {fewest}; take a "
+            "smaller alpha, raise the budget or, if it has hardly learnt, train longer"
         )
     name = max(points, key=lambda n: (points[n]["sensitivity"], -points[n]["threshold"]))
     return name, points[name]
@@ -104,6 +113,8 @@ def operate(
     cases = read_cohort(cohort, split="validation")
     if bare := [c.name for c in cases if c.label is None]:
         raise InputError(f"case {bare[0]}: expected a reference label; got none; choose on labelled validation visits")
+    for files in cases:  # a bad file of the last visit shall not come to light after hours
+        files.load()
     machine = runtime.machine(device, precision)
     nets = {str(w): network.load(w, device=machine.device) for w in weights}
     if others := [Path(w).name for w, net in nets.items() if not isinstance(net, DeepMedic)]:

@@ -23,7 +23,7 @@ import pandas as pd
 from dmplus import metrics, runtime
 from dmplus.runtime import InputError
 from dmplus.triage import GROWING, SHRINKING, THRESHOLD, TOLERANCE_MM, Triage, probability_words, triage_case
-from dmplus.volume import CaseFiles, Grid, read_case, read_cohort, read_image, read_label, write_nifti
+from dmplus.volume import CaseFiles, Grid, read_case, read_cohort, write_nifti
 
 if TYPE_CHECKING:
     from dmplus.network import DeepMedic
@@ -58,7 +58,8 @@ def output_folder(path: str | Path, *, overwrite: bool = False, files: dict[str,
     name = runtime.named(path)
     path = runtime.output_path(path, links=False)
     there = os.path.isdir(path)
-    held = sorted(p.name for p in path.iterdir() if p.name not in LEFT_BY_FILE_MANAGERS) if there else []
+    kept = [p.name for p in path.iterdir()] if there else []  # .part-: of a run that was killed
+    held = sorted(n for n in kept if n not in LEFT_BY_FILE_MANAGERS and not n.startswith(".part-"))
     others = [n for n in held if n not in files]
     if others:  # first of all: --overwrite would not help
         raise InputError(
@@ -383,12 +384,8 @@ def _evaluate_models(
     unlabelled = [c.name for c in cases if c.label is None]
     if unlabelled:
         raise InputError(f"case {unlabelled[0]}: expected a reference label; got none; evaluate labelled cases only")
-    for files in cases:  # a bad label of the last case shall not come to light after hours
-        try:
-            image, affine = read_image(files.image)
-            read_label(files.label, like=Grid(image.shape, affine))  # type: ignore[arg-type]
-        except InputError as error:
-            raise InputError(f"case {files.name}: {error}") from None
+    for files in cases:  # a bad file of the last case shall not come to light after hours
+        files.load()
     from dmplus.inference import predict_volume
 
     models = [*networks, "union"] if len(networks) == 2 else list(networks)
@@ -406,12 +403,11 @@ def _evaluate_models(
         if "union" in models:  # at one threshold the union of two masks is the mask of the larger probability
             maps["union"] = np.maximum(maps["sens"], maps["spec"])
         for model in models:
-            parts[model].append(
-                metrics.lesion_table(
-                    case.name, case.label, maps[model] >= threshold, spacing=case.spacing, probability=maps[model],
-                    matching=matching,
-                )
+            rows = metrics.lesion_table(
+                case.name, case.label, maps[model] >= threshold, spacing=case.spacing, probability=maps[model],
+                matching=matching,
             )  # fmt: skip
+            parts[model].append(metrics.in_mm(rows, case.affine))
         if shown:
             shown.step(note=files.name)
     patients = {c.name: c.patient or c.name for c in cases}

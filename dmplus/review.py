@@ -57,7 +57,7 @@ class Review:
     decisions are on other lesions. tiers: which lesions are shown; the other tier is taken as it stands.
     """
 
-    def __init__(self, case: Case, triage: Triage, path: str | Path, *, tiers: Sequence[str] = ("candidate",)) -> None:
+    def __init__(self, case: Case, triage: Triage, path: str | Path, *, tiers: Sequence[str] = ("candidate", "untiered")) -> None:
         triage.check_grid(case)
         self.case, self.triage, self.path, self.tiers = case, triage, Path(path), tuple(tiers)
         self._begin()

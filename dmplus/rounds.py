@@ -89,11 +89,11 @@ class Rounds:
 
     cohort: the folder with ``cases.csv``; out: what ``dmplus predict cohort -o out`` wrote; decisions: a folder for one CSV a
     visit, as :class:`dmplus.review.Review` keeps it, gone on with if they are there. tiers: which lesions are decided on.
-    Raises ``InputError`` if no visit of the cohort is in ``out``.
+    Labels are not read, as ``dmplus predict`` reads none. Raises ``InputError`` if no visit of the cohort is in ``out``.
     """
 
     def __init__(
-        self, cohort: str | Path, out: str | Path, decisions: str | Path, *, tiers: Sequence[str] = ("candidate",)
+        self, cohort: str | Path, out: str | Path, decisions: str | Path, *, tiers: Sequence[str] = ("candidate", "untiered")
     ) -> None:
         self.out, self.decisions, self.tiers = Path(out), Path(decisions), tuple(tiers)
         self.visits = {c.name: c for c in read_cohort(cohort) if (self.out / c.name / "run.json").is_file()}
@@ -111,7 +111,7 @@ class Rounds:
             raise InputError(f"rounds: expected one of {', '.join(self.visits)}; got {name!r}; choose one of those")
         files = self.visits[name]
         case, found = reopen(
-            self.out / name, files.image, prior=files.prior, mask=files.mask, label=files.label, name=name,
+            self.out / name, files.image, prior=files.prior, mask=files.mask, name=name,
             patient=files.patient, visit=files.visit,
         )  # fmt: skip
         self.review = Review(case, found, self.decisions / f"{name}.csv", tiers=self.tiers)
@@ -130,7 +130,11 @@ class Rounds:
             kept = self.decisions / f"{name}.csv"
             made = {}
             if kept.is_file():
-                made = pd.read_csv(kept, keep_default_na=False).set_index("lesion")["decision"].to_dict()
+                made = pd.read_csv(kept, keep_default_na=False)
+                now = lesions.round({"volume_mm3": 1})[["lesion", "tier", "volume_mm3"]]
+                same = made.merge(now, on=["lesion", "tier", "volume_mm3"])
+                # of another triage: they are on other lesions, and opening the visit says so
+                made = same.set_index("lesion")["decision"].to_dict() if len(same) == len(made) else {}
             tables.append(lesions.assign(decision=[made.get(lesion, "") for lesion in lesions["lesion"]]))
         return pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
 

@@ -15,7 +15,7 @@ import pandas as pd
 from dmplus.matching import contingency, label_lesions
 from dmplus.runtime import InputError
 
-#: Thresholds of the rows: 0.018 to 0.99994 in steps of 0.25 on the logit; LEVELS[HALF] is 0.5.
+#: Thresholds of the rows: 0.018 to 0.999925 in steps of 0.25 on the logit; LEVELS[HALF] is 0.5.
 LEVELS: np.ndarray = (1 / (1 + np.exp(-np.arange(-16, 39) / 4))).astype(np.float32)
 HALF = 16
 #: The same, and on to 1 − 1.2e-7, beyond which float32 has no two steps: a network that was trained long is surer than LEVELS go.
@@ -243,6 +243,6 @@ def operating_level(
     if not allowed:
         raise InputError(
             f"operating point: expected a threshold with at most {budget:g} false positives per volume; the fewest are "
-            f"{min(c[2] for c in counted.values()) / volumes:g}; train longer or raise the budget"
+            f"{min(c[2] for c in counted.values()) / volumes:g}; take a smaller alpha or raise the budget"
         )
     return max(allowed)[1]

@@ -89,8 +89,9 @@ class Case:
 
     def normalised(self) -> Case:
         """The same case with image and prior z-scored inside the mask and 0 outside (:func:`zscore`); the prior where it has
-        data (:attr:`covered`)."""
-        prior = None if self.prior is None else zscore(self.prior, self.covered)
+        data (:attr:`covered`). One without any, the paper's "empty prior volume" (II.C), is none."""
+        covered = self.covered
+        prior = zscore(self.prior, covered) if self.prior is not None and covered.any() else None
         return dataclasses.replace(self, image=zscore(self.image, self.mask), prior=prior)
 
     def trimmed(self) -> Case:
@@ -196,6 +197,9 @@ def _load(path: str | Path, what: str) -> tuple[np.ndarray, np.ndarray]:
             f"{what} {path.name}: expected a position in the scanner's frame; got sform_code and qform_code 0; "
             "convert the scan again with its orientation"
         )
+    if image.dataobj.inter and image.get_data_dtype().kind in "iu":
+        # integers with an intercept may have no number for 0: "no data" reads as the nearest one they have
+        array[np.abs(array) <= 0.501 * abs(image.dataobj.slope)] = 0
     bad = np.count_nonzero(~np.isfinite(array))
     if bad:
         raise InputError(
@@ -220,8 +224,9 @@ def read_image(path: str | Path, *, what: str = "image") -> tuple[np.ndarray, np
     low, high = float(array.min()), float(array.max())
     if low == high:
         came = "only zeros" if low == 0 else f"the constant {low:g}"
+        leave_out = ", or leave it out if there was no earlier scan" if what == "prior" else ""
         raise InputError(
-            f"{what} {Path(path).name}: expected a scan with contrast; got {came}; check the export of this volume"
+            f"{what} {Path(path).name}: expected a scan with contrast; got {came}; check the export of this volume{leave_out}"
         )
     return array, affine
 
@@ -281,8 +286,8 @@ def _binary(path: str | Path, like: Grid, what: str) -> np.ndarray:
 def read_mask(path: str | Path, *, like: Grid, what: str = "mask") -> np.ndarray:
     """Read a brain mask: bool (X, Y, Z) on the grid ``like``.
 
-    Raises ``InputError`` as :func:`read_image`, and for another shape or frame, values beyond 0 and 1, an empty mask,
-    and one larger than any brain (``BRAIN_LITRES``).
+    Holes are filled: what strippers leave out inside a brain may be a lesion. Raises ``InputError`` as :func:`read_image`,
+    and for another shape or frame, values beyond 0 and 1, an empty mask, and one larger than any brain (``BRAIN_LITRES``).
     """
     mask = _binary(path, like, what)
     if not mask.any():
@@ -296,7 +301,7 @@ def read_mask(path: str | Path, *, like: Grid, what: str = "mask") -> np.ndarray
             f"{what} {Path(path).name}: expected a brain mask of at most {BRAIN_LITRES} litres; got {litres:.1f}; "
             "make it with a skull stripper such as HD-BET or SynthStrip"
         )
-    return mask
+    return ndimage.binary_fill_holes(mask)
 
 
 def read_label(path: str | Path, *, like: Grid, what: str = "label") -> np.ndarray:
@@ -325,7 +330,7 @@ def write_nifti(
         header.set_data_shape(array.shape)
         header["pixdim"][:4] = source.header["pixdim"][:4]
         header.set_data_dtype(array.dtype)
-        kind = nibabel.Nifti2Image if isinstance(source, nibabel.Nifti2Pair) else nibabel.Nifti1Image
+        kind = nibabel.Nifti2Image if isinstance(source.header, nibabel.Nifti2Header) else nibabel.Nifti1Image
         image = kind(array, None, header)
     elif affine is not None:
         image = nibabel.Nifti1Image(array, affine)
@@ -442,7 +447,8 @@ def read_case(
 
     Prior, mask and label must lie on the image's grid (``InputError`` otherwise). Without a mask the scan must be
     skull-stripped (:func:`brain_mask`). Raises ``InputError`` for a brain below ``BRAIN_MM3`` and for one without contrast,
-    too. A label keeps every lesion, however small (26-connected components).
+    for a prior that is mostly one number other than 0, and for a label with a lesion wholly outside the brain or that is
+    most of it, too. A label keeps every lesion, however small (26-connected components).
     """
     path = Path(image)
     array, affine = read_image(path)
@@ -464,6 +470,22 @@ def read_case(
         inside = read_mask(mask, like=grid)
     else:
         inside = brain_mask(array, spacing=grid.spacing, name=f"image {path.name}")
+    if label is not None:
+        n = int(components.max())
+        lost = np.flatnonzero(np.bincount(components[inside], minlength=n + 1)[1:] == 0) + 1
+        if len(lost):
+            at = np.argwhere(components == lost[0]).mean(axis=0) @ affine[:3, :3].T + affine[:3, 3]
+            raise InputError(
+                f"label {Path(label).name}: expected lesions in the brain; got {len(lost)} of {n} wholly outside the "
+                f"{'mask' if mask is not None else 'stripped brain'}, the first at ({', '.join(f'{v:.0f}' for v in at)}) mm; "
+                "correct the label or the mask"
+            )
+        share = np.count_nonzero(reference) / np.count_nonzero(inside)
+        if share > 0.5:
+            raise InputError(
+                f"label {Path(label).name}: expected lesions; got {share:.0%} of the brain's volume; check the columns label and "
+                "mask"
+            )
     small = grid.to_canonical(inside, kind="mask")
     if np.count_nonzero(small) < BRAIN_MM3:
         of, remedy = (f"mask {Path(mask).name}", "the mask") if mask is not None else (f"image {path.name}", "the scan")
@@ -478,6 +500,14 @@ def read_case(
         if values is not None and np.ptp(values[inside]) == 0:
             raise InputError(
                 f"{what} {Path(file).name}: expected contrast inside the {where}; got a constant; {remedy}"  # type: ignore[arg-type]
+            )
+    if before is not None:
+        values, counts = np.unique(before[inside], return_counts=True)
+        common, share = float(values[counts.argmax()]), counts.max() / counts.sum()
+        if common != 0 and share > 0.2:
+            raise InputError(
+                f"prior {Path(prior).name}: expected 0 where it has no data; got {common:g} in {share:.0%} of the brain; "  # type: ignore[arg-type]
+                "set that to 0"
             )
     case = Case(
         name=name or base_name(path),
@@ -512,7 +542,9 @@ def read_cohort(folder: str | Path, *, split: str | None = None) -> list[CaseFil
         )
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:  # with the mark that spreadsheets put before it
-            reader = csv.DictReader(stream, restkey="")
+            head = stream.readline()
+            stream.seek(0)
+            reader = csv.DictReader(stream, restkey="", delimiter=max(",;\t", key=head.count))
             rows, columns = list(reader), tuple(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error):
         raise InputError(
@@ -568,7 +600,10 @@ def _check_cohort(name: str, cases: Sequence[CaseFiles]) -> None:
             )
     for case in cases:
         before = of_image.get(case.prior.resolve()) if case.prior else None
-        if before and (before is case or before.patient != case.patient or before.days >= case.days != 0):
+        if not before:
+            continue
+        later = before.days >= case.days and before.days + case.days > 0  # where all days are 0, they are not known
+        if before is case or before.patient != case.patient or later:
             raise InputError(
                 f"cohort {name}: expected as prior of {case.name} an earlier visit of its patient; got the image of "
                 f"{before.name} (patient {before.patient or 'unknown'}, day {before.days}); correct cases.csv"

@@ -48,7 +48,7 @@ def predict_folder(
             "visits there (name,patient,visit,days,split,image,prior,label,mask), convert DICOM first (dcm2niix)"
         )
     cases = read_cohort(cohort, split=split)
-    root = _root(out, cases)
+    root = _root(out, cases, {c.name for c in read_cohort(cohort)})
     models = load_models(**options)  # type: ignore[arg-type]
     kept = {} if overwrite else {c.name: r for c in cases if (r := _kept(root / c.name, c, models)) is not None}
     runtime.make_folder(root, name=runtime.named(out))
@@ -84,15 +84,17 @@ def _of(files: CaseFiles) -> dict[str, object]:
     return {"case": files.name, "patient": files.patient, "visit": files.visit, "days": files.days}
 
 
-def _root(out: str | Path, cases: list[CaseFiles]) -> Path:
-    """The folder for the results, absolute, if every visit can have a folder in it and it holds nothing of anybody else."""
+def _root(out: str | Path, cases: list[CaseFiles], known: set[str]) -> Path:
+    """The folder for the results, absolute, if every visit can have a folder in it and it holds nothing of anybody else.
+
+    known: the names of all visits of the cohort, of which ``cases`` may be one split."""
     for name in (c.name for c in cases):
         if name != Path(name).name or name.startswith(".") or name in FILES:
             raise InputError(
                 f"case {name}: expected a name that a folder can have, other than {', '.join(FILES)}; rename it in cases.csv"
             )
     root = runtime.writable_folder(out)
-    ours = {*FILES, *(c.name for c in cases), *LEFT_BY_FILE_MANAGERS}
+    ours = {*FILES, *known, *LEFT_BY_FILE_MANAGERS}
     held = sorted(p.name for p in root.iterdir()) if os.path.isdir(root) else []
     if others := [n for n in held if n not in ours and not n.startswith(".part-")]:  # .part-: of a run that was killed
         raise InputError(
@@ -108,6 +110,8 @@ def _kept(folder: Path, files: CaseFiles, models: Models) -> dict | None:
         report = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    if not all((folder / name).is_file() for name in ("lesions.csv", "gone.csv")):  # somebody took one away
+        return None
     same = {
         "files": (report.get("inputs_sha256"), hashes(scan=files.image, prior=files.prior, mask=files.mask)),
         "weights": tuple({k: w["sha256"] for k, w in each.items()} for each in (report.get("weights", {}), models.weights)),
@@ -116,8 +120,8 @@ def _kept(folder: Path, files: CaseFiles, models: Models) -> dict | None:
     for what, (old, new) in same.items():
         if old != new:
             raise InputError(
-                f"output {folder.parent.name}: expected {folder.name} to be of the same {what}; it was made of others; pass "
-                "--overwrite to make all visits anew, or choose another folder"
+                f"output {folder.parent.name}: expected {folder.name} to be of the same {what}; it was made of others; remove "
+                "that folder to make it anew, pass --overwrite for all visits, or choose another folder"
             )
     return report
 

@@ -541,15 +541,18 @@ def test_nothing_half_written_after_an_interruption(tmp_path, weights, by_bright
     monkeypatch.setattr("dmplus.figures.triage_board", fail)
     scan = stored(tmp_path, "scan")
     (tmp_path / "out").mkdir()
-    if isinstance(error, MemoryError):
-        with pytest.raises(MemoryError):
-            predict(weights, scan, "-o", tmp_path / "deep" / "out")
-    else:
-        code = predict(weights, scan, "-o", tmp_path / "deep" / "out")
-        assert code == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    code = predict(weights, scan, "-o", tmp_path / "deep" / "out")
+    assert code == (130 if isinstance(error, KeyboardInterrupt) else 1)
     assert {p.name for p in tmp_path.rglob("*")} == {"scan.nii.gz", "out"}
     err = capsys.readouterr().err
     assert ("No space left" in err) == isinstance(error, OSError) and "Traceback" not in err
+    assert ("enough memory" in err) == isinstance(error, MemoryError)
+
+
+def test_what_a_killed_run_left_does_not_block_its_folder(tmp_path, weights, by_brightness, capsys):
+    scan = stored(tmp_path, "scan")
+    (tmp_path / "out" / ".part-123").mkdir(parents=True)
+    assert predict(weights, scan, "-o", tmp_path / "out") == 0 and (tmp_path / "out" / "run.json").is_file()
 
 
 # ------------------------------------------------------------------------------------------------ the command line
@@ -749,6 +752,11 @@ def test_evaluate_reads_a_folder_of_predictions(cohort, tmp_path, capsys):
     assert cli.main([*command, "--rule", "iou", "--min-overlap", "0.9"]) == 0
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert summary.loc[0, ["model", "lesions", "tp_ref", "fp", "mdsc"]].tolist() == ["predictions", 8, 8, 4, 1.0]
+    rows = pd.read_csv(tmp_path / "out" / "lesions.csv")
+    affines = {f.name: nibabel.load(f.label).affine for f in volume.read_cohort(cohort)}
+    for row in rows.itertuples():  # the scanner's frame, for whoever looks the place up
+        mm = affines[row.case][:3, :3] @ [row.x, row.y, row.z] + affines[row.case][:3, 3]
+        assert [row.x_mm, row.y_mm, row.z_mm] == pytest.approx(mm.tolist(), abs=1e-3)
     for path in (tmp_path / "maps").iterdir():  # as dmplus predict lays them out
         (tmp_path / "out of predict" / path.name.removesuffix(".nii.gz")).mkdir(parents=True)
         shutil.copy(path, tmp_path / "out of predict" / path.name.removesuffix(".nii.gz") / "segmentation.nii.gz")
@@ -756,6 +764,10 @@ def test_evaluate_reads_a_folder_of_predictions(cohort, tmp_path, capsys):
     assert cli.main([*folder, "--rule", "iou", "--min-overlap", "0.9"]) == 0
     assert (tmp_path / "again" / "lesions.csv").read_bytes() == (tmp_path / "out" / "lesions.csv").read_bytes()
     capsys.readouterr()
+    broken = sorted((tmp_path / "out of predict").iterdir())[-1] / "segmentation.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 3, 3), np.float32), np.eye(4)), broken)
+    assert cli.main([*folder, "--overwrite"]) == 2
+    assert f"case {broken.parent.name}: prediction segmentation.nii.gz" in error_line(capsys)
     assert cli.main([*command, "--overwrite", "--split", "holdout"]) == 2
     assert "choose another split" in error_line(capsys) and (tmp_path / "out" / "summary.csv").is_file()
 
@@ -782,18 +794,21 @@ def test_a_cohort_with_a_bad_label(cohort, tmp_path, weights, capsys, command, k
     assert words in error_line(capsys) and {p.name for p in tmp_path.iterdir()} == {"bad"}
 
 
-def test_evaluate_reads_every_label_before_a_model_runs(cohort, tmp_path, weights, capsys, monkeypatch):
+@pytest.mark.parametrize("what", ["label", "prior"])
+def test_evaluate_reads_every_file_before_a_model_runs(cohort, tmp_path, weights, capsys, monkeypatch, what):
     def never(*_, **__):
-        raise AssertionError("a model ran before the labels were read")
+        raise AssertionError("a model ran before the files were read")
 
     monkeypatch.setattr("dmplus.inference.predict_volume", never)
     rows = [volume.write_case(tmp_path / "c", f.load(), split="test") for f in volume.read_cohort(cohort)]
+    bad = rows[-1].label if what == "label" else rows[-1].image.with_name("late.nii.gz")
     label = nibabel.load(rows[-1].label)
-    nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj) * 3, label.affine), rows[-1].label)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj)[what == "prior" :] * 3, label.affine), bad)
+    rows[-1] = dataclasses.replace(rows[-1], **{what: bad})
     volume.write_cohort(tmp_path / "c", rows)
     command = ["evaluate", str(tmp_path / "c"), "-o", str(tmp_path / "out"), "--sens", str(weights / "one.safetensors")]
     assert cli.main([*command, *CPU]) == 2
-    assert rows[-1].label.name in error_line(capsys) and not (tmp_path / "out").exists()
+    assert bad.name in error_line(capsys) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("spec", "tiling"), [("theirs", "released"), ("one", "aligned")])

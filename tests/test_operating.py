@@ -30,8 +30,10 @@ def test_shifting_the_threshold_moves_half_there():
     assert (before > level)[certain].any() and (before < level)[certain].any()
 
 
-def table(*points: tuple[float, float, float]) -> pd.DataFrame:
-    return pd.DataFrame(points, columns=["threshold", "sensitivity", "fp_per_volume"])
+def table(*points: tuple[float, ...]) -> pd.DataFrame:
+    """threshold, sensitivity, false positives and, if it is not small, the share that is marked."""
+    lines = [(*p, 0.01) if len(p) == 3 else p for p in points]
+    return pd.DataFrame(lines, columns=["threshold", "sensitivity", "fp_per_volume", "marked"])
 
 
 def test_the_most_sensitive_network_within_the_budget_is_chosen():
@@ -41,11 +43,28 @@ def test_the_most_sensitive_network_within_the_budget_is_chosen():
         "c": table((0.3, 0.6, 0.5), (0.9, 0.1, 0.0)),
     }
     assert operating.choose(tables, 10.0)[0] == "b"
-    assert operating.choose(tables, 8.0) == ("a", {"threshold": 0.9, "sensitivity": 0.8, "fp_per_volume": 7.0})
+    assert operating.choose(tables, 8.0) == (
+        "a", {"threshold": 0.9, "sensitivity": 0.8, "fp_per_volume": 7.0, "marked": 0.01})
     name, point = operating.choose(tables, 0.5)
     assert (name, point["threshold"]) == ("c", 0.3)  # of equals the lower threshold
     with pytest.raises(InputError, match="at most 0.05 false positives per volume; the fewest are 0.1"):
         operating.choose({k: tables[k] for k in "ab"}, 0.05)
+    tables["huge"] = table((0.1, 1.0, 0.0, 0.9), (0.9, 0.3, 400.0, 0.04))  # one region over everything finds everything
+    assert operating.choose(tables, 10.0)[0] == "b"
+    with pytest.raises(InputError, match="the fewest are 400"):
+        operating.choose({"huge": tables["huge"]}, 10.0)
+
+
+def test_a_network_that_learnt_nothing_is_not_the_best():
+    torch.manual_seed(0)
+    net = network.DeepMedic(network.preset("smoke")).eval()
+    found = operating.along(net, [ball_case(i) for i in range(2)], machine=CPU, levels=operating.LEVELS[::12])
+    trap = found[(found["fp_per_volume"] <= 1) & (found["sensitivity"] > 0.9)]
+    assert len(trap) and (trap["marked"] > operating.MOST_MARKED).all()
+    first = found.iloc[0]
+    prob = [predict_volume(net, c.image, prior=c.prior, mask=c.mask, machine=CPU)[c.mask]
+            for c in (ball_case(i).normalised() for i in range(2))]  # fmt: skip
+    assert first["marked"] == pytest.approx(max((p >= first["threshold"]).mean() for p in prob))
 
 
 def test_a_network_is_followed_along_its_thresholds():
@@ -87,7 +106,7 @@ def test_the_threshold_of_a_budget_is_chosen_on_validation_and_folded_in(cohort,
         assert [c.name for c in cases] == ["v0", "v1", "v2", "v3"]
         second = torch.equal(net.state_dict()[key], nets[1].state_dict()[key])
         lines = [(0.5, 0.9, 40.0), (0.9, 0.8 + 0.05 * second, 9.0), (0.99, 0.4, 0.25)]
-        return pd.DataFrame(lines, columns=["threshold", "sensitivity", "fp_per_volume"])
+        return table(*lines)
 
     nets = [network.load(r) for r in rivals]
     key = next(k for k, v in nets[0].state_dict().items() if not torch.equal(v, nets[1].state_dict()[k]))
@@ -131,7 +150,7 @@ def test_a_network_without_the_bias_is_refused(cohort, tmp_path, monkeypatch):
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_what_cannot_be_chosen_is_refused(cohort, tmp_path):
+def test_what_cannot_be_chosen_is_refused(cohort, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="expected a name that ends in .safetensors"):
         operating.operate(["sens"], cohort, tmp_path / "a.pt", budget=1)
     (tmp_path / "a.safetensors").write_bytes(b"mine")
@@ -147,6 +166,11 @@ def test_what_cannot_be_chosen_is_refused(cohort, tmp_path):
         (bare / path.name).write_bytes(path.read_bytes())
     (bare / "cases.csv").write_text(text.replace("v1_label.nii.gz", ""))
     with pytest.raises(InputError, match="case v1: expected a reference label; got none"):
+        operating.operate(["sens"], bare, tmp_path / "b.safetensors", budget=1)
+    broken = text.replace("v3_prior.nii.gz", "v3_mask.nii.gz")  # a prior that is none, of the last visit
+    (bare / "cases.csv").write_text(broken)
+    with pytest.raises(InputError, match="case v3: prior v3_mask.nii.gz"), monkeypatch.context() as patched:
+        patched.setattr(operating, "along", lambda *_, **__: pytest.fail("a network ran first"))
         operating.operate(["sens"], bare, tmp_path / "b.safetensors", budget=1)
     (bare / "cases.csv").write_text(text.replace("validation", "train"))
     with pytest.raises(InputError, match="expected cases of split validation"):

@@ -141,6 +141,26 @@ def test_a_folder_of_visits_is_decided_on_visit_by_visit(tmp_path, predicted, mo
     assert every.left().tolist() == [3, 3, 2]
 
 
+def test_decisions_on_other_lesions_do_not_count(tmp_path, predicted, weights, by_brightness):  # noqa: F811
+    rounds.Rounds(predicted, tmp_path / "out", tmp_path / "decisions").open("b_v0").decide("accept")
+    stored(predicted, "b0", balls=LARGE[1:])  # corrected, and predicted again
+    assert predict(weights, predicted, "-o", tmp_path / "out", "--overwrite") == 0
+    again = rounds.Rounds(predicted, tmp_path / "out", tmp_path / "decisions")
+    assert (again.table()["decision"] == "").all() and again.left()["b_v0"] == 1
+    with pytest.raises(InputError, match="another triage"):
+        again.open("b_v0")
+
+
+def test_lesions_of_a_single_model_are_reviewed_and_labels_not_read(tmp_path, predicted, weights, by_brightness):  # noqa: F811
+    alone = ["--sens", str(weights / "one.safetensors"), *CPU]
+    assert cli.main(["predict", str(predicted), "-o", str(tmp_path / "alone"), *alone]) == 0
+    board = rounds.Rounds(predicted, tmp_path / "alone", tmp_path / "decisions")
+    assert board.left().sum() == len(board.table()) > 0
+    table = (predicted / "cases.csv").read_text()
+    (predicted / "cases.csv").write_text(table.replace("b0.nii.gz,,,", "b0.nii.gz,,b0.nii.gz,"))  # not even 0 and 1
+    assert rounds.Rounds(predicted, tmp_path / "alone", tmp_path / "decisions").open("b_v0").case.label is None
+
+
 def test_every_control_of_the_rounds_answers(tmp_path, predicted):
     board = rounds.Rounds(predicted, tmp_path / "out", tmp_path / "decisions", tiers=("candidate", "confirmed"))
     board.widget()

@@ -432,6 +432,95 @@ def test_a_prior_is_a_visit_before(tmp_path):
     volume.write_cohort(tmp_path, [first, second, third])
     with pytest.raises(InputError, match="prior of v2 an earlier visit .* got the image of v1 .*day 42"):
         volume.read_cohort(tmp_path)
+    volume.write_cohort(tmp_path, [dataclasses.replace(first, prior=second.image), second])  # of day 0, by a later one
+    with pytest.raises(InputError, match="prior of v0 an earlier visit .* got the image of v1 .*day 42"):
+        volume.read_cohort(tmp_path)
+    unknown = dataclasses.replace(second, days=0, prior=first.image)  # without days nobody can tell
+    volume.write_cohort(tmp_path, [first, unknown])
+    assert volume.read_cohort(tmp_path)[1].prior
+
+
+@pytest.mark.parametrize("between", [";", "\t"])
+def test_a_table_of_a_spreadsheet_of_another_country_is_read(tmp_path, between):
+    volume.write_cohort(tmp_path, [volume.write_case(tmp_path, small_case())])
+    cases = volume.read_cohort(tmp_path)
+    table = (tmp_path / "cases.csv").read_text()
+    (tmp_path / "cases.csv").write_text(table.replace(",", between))
+    assert volume.read_cohort(tmp_path) == cases
+
+
+def test_a_hole_in_a_mask_is_brain(tmp_path):
+    case = small_case()
+    files = volume.write_case(tmp_path, case)
+    image = nibabel.load(files.mask)
+    holed = np.asarray(image.dataobj).copy()
+    middle = tuple(np.argwhere(holed).mean(0).astype(int))
+    assert holed[middle]
+    holed[middle] = 0
+    nibabel.save(nibabel.Nifti1Image(holed, image.affine), files.mask)
+    assert np.array_equal(files.load().mask, case.mask)
+
+
+def test_a_label_outside_the_brain_or_that_is_the_brain_is_refused(tmp_path):
+    case = small_case()
+    files = volume.write_case(tmp_path, case)
+    label = case.label.copy()
+    label[0, 0, 0] = 1
+    assert not case.mask[0, 0, 0]
+    image = nibabel.load(files.label)
+    nibabel.save(nibabel.Nifti1Image(label, image.affine), files.label)
+    x = ", ".join(f"{v:.0f}" for v in image.affine[:3, 3])
+    with pytest.raises(InputError, match=f"expected lesions in the brain; got 1 of .* the mask, the first at \\({x}\\) mm"):
+        files.load()
+    label[0, 0, 0] = 0
+    label |= case.mask  # the columns confused
+    nibabel.save(nibabel.Nifti1Image(label, image.affine), files.label)
+    with pytest.raises(InputError, match="of the brain's volume; check the columns label and mask"):
+        files.load()
+
+
+def test_no_data_of_a_prior_in_scaled_integers_is_no_data(tmp_path):
+    """Integers with an intercept may have no number for 0; and another number for "no data" is named."""
+    case = small_case()
+    files = volume.write_case(tmp_path, case)
+    image = nibabel.load(files.prior)
+    prior = np.asarray(image.dataobj).astype(np.float32)
+    half = prior.shape[0] // 2
+    prior[:half] = 0
+    slope = (prior.max() + 7.77) / 60000
+    inter = -7.77 + 32000 * slope
+    as_integers = nibabel.Nifti1Image(np.round((prior - inter) / slope).astype(np.int16), image.affine)
+    as_integers.header.set_slope_inter(slope, inter)
+    nibabel.save(as_integers, files.prior)
+    back = nibabel.load(files.prior)
+    assert back.dataobj.inter and (np.asarray(back.dataobj)[:half] != 0).all()
+    assert not files.load().prior[:half].any()
+    prior[:half] = -1024
+    nibabel.save(nibabel.Nifti1Image(prior, image.affine), files.prior)
+    with pytest.raises(InputError, match="prior .*: expected 0 where it has no data; got -1024 in .* of the brain"):
+        files.load()
+
+
+def test_a_prior_of_zeros_is_none(tmp_path):
+    """The paper's "empty prior volume" (II.C); in a file it is rather a mistake, and the message says what to do."""
+    case = ball_case(0)
+    empty = dataclasses.replace(case, prior=np.zeros_like(case.image))
+    assert empty.normalised().prior is None and case.normalised().prior is not None
+    files = volume.write_case(tmp_path, small_case())
+    image = nibabel.load(files.prior)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.float32), image.affine), files.prior)
+    with pytest.raises(InputError, match="got only zeros; .* or leave it out if there was no earlier scan"):
+        files.load()
+
+
+def test_results_of_a_nifti_2_scan_are_nifti_2(tmp_path, capfd):
+    array = np.zeros((4, 5, 6), np.float32)
+    array[1:3, 1:3, 1:3] = 1
+    nibabel.save(nibabel.Nifti2Image(array, np.diag([1, 1, 2, 1.0])), tmp_path / "scan.nii.gz")
+    volume.write_nifti(tmp_path / "out.nii.gz", array, like=tmp_path / "scan.nii.gz")
+    back = nibabel.load(tmp_path / "out.nii.gz")
+    assert isinstance(back.header, nibabel.Nifti2Header) and np.array_equal(back.get_fdata(), array)
+    assert np.allclose(back.affine, np.diag([1, 1, 2, 1.0])) and capfd.readouterr().err == ""
 
 
 def test_a_file_that_cannot_be_read_names_its_case(tmp_path):

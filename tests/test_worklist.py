@@ -85,10 +85,24 @@ def test_a_list_is_of_one_set_of_files_and_weights(tmp_path, cohort, weights, by
     assert "of the same tiling" in error_line(capsys)
     stored(cohort, "a0", balls=EARLIER[:2])  # the first visit, and the prior of the second
     assert predict(weights, cohort, "-o", out) == 2
-    assert "expected a_v0 to be of the same files; it was made of others; pass --overwrite" in error_line(capsys)
+    assert "expected a_v0 to be of the same files; it was made of others; remove that folder to" in error_line(capsys)
     assert made == {p.name: p.read_bytes() for p in out.glob("*.csv")}
     assert predict(weights, cohort, "-o", out, "--overwrite") == 0
     assert len(pd.read_csv(out / "gone.csv")) == 0 and pd.read_csv(out / "visits.csv")["gone"].tolist() == [0, 0, 0]
+
+
+def test_one_visit_is_made_anew_and_a_split_fills_the_same_folder(tmp_path, cohort, weights, by_brightness, monkeypatch):  # noqa: F811
+    shutil.copy(tmp_path / "good.nii.gz", cohort / "b0.nii.gz")
+    out = tmp_path / "out"
+    assert predict(weights, cohort, "-o", out) == 0
+    shutil.rmtree(out / "b_v0")
+    names = computed(monkeypatch)
+    assert predict(weights, cohort, "-o", out, "--split", "test") == 0 and names == []  # beside what is not of that split
+    assert predict(weights, cohort, "-o", out) == 0 and names == ["b_v0"]
+    assert pd.read_csv(out / "visits.csv")["lesions"].notna().all()
+    (out / "a_v0" / "lesions.csv").unlink()
+    assert predict(weights, cohort, "-o", out) == 1  # named, and holds up no other
+    assert "--overwrite" in pd.read_csv(out / "visits.csv").set_index("case")["error"]["a_v0"]
 
 
 def test_a_folder_that_cannot_be_used_is_refused_before_anything_is_made(tmp_path, cohort, weights, capsys):  # noqa: F811
