@@ -181,6 +181,22 @@ def _went_on(r: Results, names: Names, other: Names) -> str:
     return f"; JVSS went on from this very BCE for {more.max():,} segments, BCE did not" if len(more) else ""
 
 
+def _other_precision(r: Results, names: Names, other: Names) -> str:
+    """That the two groups were trained in other number formats, where they were: their difference may be that, too."""
+    jvss, bce = (sorted(set(r.runs.loc[r.runs["run"].isin(n), "precision"])) for n in (names, other))
+    return f"; JVSS was trained in {' and '.join(jvss)}, BCE in {' and '.join(bce)}" if jvss and bce and jvss != bce else ""
+
+
+def _borrowed(r: Results, *groups: Names) -> str:
+    """That no training as long as these was repeated, where that is so and the interval holds what a seed does."""
+    known = r.runs.loc[r.runs["run"].isin([n for names in r.recipes().values() for n in names]), "segments"]
+    these = r.runs.loc[r.runs["run"].isin([n for names in groups for n in names]), "segments"]
+    if not len(known) or these.isin(known).all():
+        return ""
+    lengths = " and ".join(f"{n:,}" for n in sorted(set(known)))
+    return f"; no training of this length was repeated: what a seed does is that of {lengths} segments"
+
+
 def _against_bce(r: Results, jvss: Mapping[float, Names], bce: Names, words: str = "") -> Iterator[Claim]:
     chance = chance_at_equal(r)
     for alpha, names in jvss.items():
@@ -190,7 +206,8 @@ def _against_bce(r: Results, jvss: Mapping[float, Names], bce: Names, words: str
             f"JVSS (alpha {alpha:g}{words}) has fewer false positives than BCE at equal sensitivity", printed,
             matched(*groups, chance) if groups else None, FEWER, groups,
             "ratio of false positives at the sensitivity of BCE at 0.5, JVSS's threshold moved"
-            + ("; the paper's alpha 0.9 is at 0.860 against 0.853" if alpha == 0.9 else "") + _went_on(r, names, bce),
+            + ("; the paper's alpha 0.9 is at 0.860 against 0.853" if alpha == 0.9 else "") + _went_on(r, names, bce)
+            + _other_precision(r, names, bce) + _borrowed(r, names, bce),
         )  # fmt: skip
     groups, chance = _groups(r, jvss[0.995], bce), r.chance(results.mdsc)
     yield Claim(
@@ -198,7 +215,7 @@ def _against_bce(r: Results, jvss: Mapping[float, Names], bce: Names, words: str
         _table("JVSS", 0.995, "mdsc") - _table("BCE", None, "mdsc"),
         compare(results.mdsc, *groups, chance=chance) if groups else None, (-MDSC_MARGIN, math.inf), groups,
         f"difference of mDSC at 0.5; a loss below {MDSC_MARGIN} counts as none; the two find different lesions"
-        + _went_on(r, jvss[0.995], bce),
+        + _went_on(r, jvss[0.995], bce) + _other_precision(r, jvss[0.995], bce) + _borrowed(r, jvss[0.995], bce),
     )  # fmt: skip
 
 
@@ -321,7 +338,7 @@ def _prior(r: Results) -> Iterator[Claim]:
             if groups:
                 both = [compare(s, *groups, ratio=ratio, chance=r.chance(s, prior))
                         for s, ratio in ((results.fp_per_volume, True), (results.sensitivity, False))]  # fmt: skip
-                why += f"; both at 0.5: ratio {both[0]}, difference of sensitivity {both[1]}"
+                why += f"; both at 0.5: ratio {both[0]}, difference of sensitivity {both[1]}" + _borrowed(r, path, none)
             yield Claim(
                 f"the prior path removes false positives ({recipe}, {words})", printed,
                 at_equal(*groups, chance_at_equal(r, prior)) if groups else None, FEWER, groups, why,
@@ -337,7 +354,7 @@ def _prior(r: Results) -> Iterator[Claim]:
         yield Claim(
             f"the prior path removes false positives ({words}, visits with a prior)", math.nan,
             at_equal(*groups, chance) if groups else None, FEWER, groups,
-            f"ratio of false positives at sensitivity {EQUAL:g}",
+            f"ratio of false positives at sensitivity {EQUAL:g}" + (_borrowed(r, [path], [none]) if groups else ""),
         )  # fmt: skip
     for alpha in (0.995, 0.5):
         groups = _groups(r, [f"jvss-{alpha:g}-fresh-path-healthy-s0"], [f"jvss-{alpha:g}-fresh-none-s0"], prior=True)
@@ -558,6 +575,13 @@ def same_recipe(r: Results) -> pd.DataFrame:
     return pd.DataFrame(lines).T
 
 
+def seeds_differ(r: Results) -> str:
+    """How far seeds of each recipe lie apart, in words: the standard deviation of log false positives at :data:`EQUAL`."""
+    found = {s: np.log(results.fp_at(EQUAL)(r.group(names).sum(1))) for s, names in r.recipes().items()}
+    each = ", ".join(f"{s} {x.std(ddof=1):.2f}" for s, x in found.items())
+    return f"standard deviation between seeds, of log false positives at sensitivity {EQUAL:g}: {each}"
+
+
 def claims_table(r: Results) -> pd.DataFrame:
     """One line per claim: :data:`COLUMNS`."""
     lines = []
@@ -604,14 +628,16 @@ def _stems(r: Results) -> dict[tuple[str, str, str], list[str]]:
 def table_of_runs(r: Results) -> pd.DataFrame:
     """Every scored run (seeds pooled) at threshold 0.5 and along its own curve: intervals where patients were resampled.
 
-    segments: that were trained on, without those of the run that it started from. missed_small: share below 0.1 cm3 among
-    the missed lesions; fp_<kind>: false positives per volume at 0.5 by what lies there in the synthetic scan.
+    fp_at_<sensitivity>: NaN where the rows do not say, at their highest level or below their floor. Controls are scored on visits
+    with a prior alone. segments: that were trained on, without those of the run that it started from. missed_small: share below
+    0.1 cm3 among the missed lesions; fp_<kind>: false positives per volume at 0.5 by what lies there in the synthetic scan.
     """
     lines = []
     for (split, stem, second), names in sorted(_stems(r).items()):
         for subset, prior in (("all visits", None), ("with prior", True), ("without prior", False)):
             counts = r.group(names, split=split, second=second, prior=prior)
-            if not counts[..., results.VOLUMES].any():
+            control = second not in set(r.runs.loc[r.runs["run"] == names[0], "second"])  # visits with a prior alone
+            if not counts[..., results.VOLUMES].any() or (control and not prior):
                 continue
             at = counts[0, :, -1]
             line = {"run": stem, "split": split, "second_image": second, "visits": subset, "seeds": len(names),
@@ -625,7 +651,8 @@ def table_of_runs(r: Results) -> pd.DataFrame:
             line["sensitivity_small"] = float(results.sensitivity(small))
             missed = float(both[0][HALF, results.MISSED])
             line["missed_small"] = float(small[HALF, results.MISSED]) / missed if missed else math.nan
-            line |= {f"fp_at_{s:g}": float(results.fp_at(s)(both[0])) for s in LEVELS_AT}
+            highest = results.sensitivity(both[0], -1)  # below what it finds there the rows do not say
+            line |= {f"fp_at_{s:g}": float(results.fp_at(s)(both[0])) if s >= highest else math.nan for s in LEVELS_AT}
             line |= {f"sensitivity_at_{b:g}": float(results.sensitivity_at(b)(both[0])) for b in BUDGETS}
             line |= {
                 f"fp_{kind}": n for kind, n in r.false_by_kind(names, split=split, second=second, prior=prior).items()
@@ -635,7 +662,7 @@ def table_of_runs(r: Results) -> pd.DataFrame:
 
 
 def table_of_curves(r: Results) -> pd.DataFrame:
-    """Every scored run (seeds pooled, all visits) along its falling threshold, down to its floor, and at 0.5.
+    """Every scored run (seeds pooled, all scored visits) along its falling threshold, down to its floor, and at 0.5.
 
     The threshold of one map moved: its curve stands beside the curve over alpha, where each model stays at 0.5.
     """
@@ -648,7 +675,8 @@ def table_of_curves(r: Results) -> pd.DataFrame:
         )  # fmt: skip
         shown = (total[:, results.FOUND] + total[:, results.FALSE]) > 0  # False where NaN: below the floor
         tables.append(table[shown].iloc[::-1])
-    return pd.concat(tables, ignore_index=True).round(4)
+    joined = pd.concat(tables, ignore_index=True)
+    return joined.round(dict.fromkeys(joined.columns[4:], 4)).round({"threshold": 6})  # 0.9999 would be three levels
 
 
 def table_of_areas(r: Results) -> pd.DataFrame:

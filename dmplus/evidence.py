@@ -93,13 +93,13 @@ NAMES = {"bce": "BCE", "jvss": "JVSS", "sse_bce": "SSE + BCE", "sse": "SSE"}
 
 def trainings(runs: pd.DataFrame) -> pd.DataFrame:
     """What was trained, a row per loss, segment edge, weights and length: alphas, trainings, minutes (the median; fewest to most
-    where they differ by half or more), on what (for a training that changed its machine, the last one).
+    where they differ by half or more), on what and in which number format (of a training that changed its machine, the last one).
 
     runs: rows of ``Results.runs``. Weights are those of the detection part (VSS or SSE) and of BCE; "–" where there is none.
     """
     lines = []
-    parts = ["loss", "segment", "detection", "segmentation", "segments", "device"]
-    for (loss, edge, detection, own, segments, device), each in runs.groupby(parts, sort=False):
+    parts = ["loss", "segment", "detection", "segmentation", "segments", "device", "precision"]
+    for (loss, edge, detection, own, segments, device, precision), each in runs.groupby(parts, sort=False):
         minutes = each["train_seconds"] / 60
         spread = minutes.max() >= 1.5 * minutes.min()
         lines.append({
@@ -109,7 +109,7 @@ def trainings(runs: pd.DataFrame) -> pd.DataFrame:
             "weight of BCE": "–" if loss == "sse" else f"{own:.2g}", "trainings": len(each),
             "segments": segments,
             "minutes": f"{minutes.min():.2g} to {minutes.max():.3g}" if spread else f"{minutes.median():.2g}",
-            "on": "GPU" if device == "cuda" else "CPU",
+            "on": f"{'GPU' if device == 'cuda' else 'CPU'}, {precision}",
         })  # fmt: skip
     return pd.DataFrame(lines).set_index("loss")
 

@@ -3,7 +3,7 @@
 Every training is a :class:`Run` with a name. ``quick`` runs start from one DeepMedic trained with BCE (the trunk) and are
 fine-tuned with their own loss for some thousand segments; runs with ``start="scratch"`` show what that hides. A run's
 folder holds its training (:mod:`dmplus.training`) and one table of rows (:mod:`dmplus.scoring`) for each condition under
-which it was scored. :func:`collect` joins them into three tables: every number, curve and verdict is computed from those.
+which it was scored. :func:`collect` joins them into tables: every number, curve and verdict is computed from those.
 """
 
 from __future__ import annotations
@@ -459,8 +459,9 @@ class Experiments:
         also = {"validation": run.validated, "second_test": run.second_test and self.second_test is not None}
         for split in ("test", *(name for name, wanted in also.items() if wanted)):
             self._score(run, net, split, run.second)
-        if run.controls:
-            shifted = [f"{mm:g} mm" for mm in SHIFTS_MM]
+        if run.controls and any(v.case.prior is not None for v in self.visits("test")):
+            made = (self.cohort / "cohort.json").is_file()  # by the generator, which alone can move a prior
+            shifted = [f"{mm:g} mm" for mm in SHIFTS_MM] if made else []
             for second in ("zeroed", "prior") if run.second == "healthy" else ("zeroed", "other", *shifted):
                 self._score(run, net, "test", second)
 
@@ -520,7 +521,7 @@ class Experiments:
         with replacing(folder / "tiers.csv.gz") as part:
             _csv(pd.concat(tables, ignore_index=True)[["system", "case", *scoring.TIER_COLUMNS]], part)
         with replacing(folder / "operating_points.csv") as part:
-            points.round(7).to_csv(part, index=False, lineterminator="\n")
+            points.round(9).to_csv(part, index=False, lineterminator="\n")
 
     def second_look(self) -> None:
         """The candidates of :data:`SECOND_LOOK` in visits with a prior, as :mod:`dmplus.second_look` measures them: of the fresh
@@ -653,6 +654,12 @@ def _csv(table: pd.DataFrame, path: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- the tables
+def _precisions(made: dict[str, Any], result: dict[str, Any]) -> str:
+    """The number formats that a run was trained in: of all its parts, where it changed its machine (``versions.json``)."""
+    parts = [each["precision"] for each in (made, *made.get("earlier", [])) if "precision" in each]
+    return " and ".join(sorted(set(parts or [result["precision"]])))
+
+
 def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_test: str | Path | None = None) -> None:
     """Join everything scored in ``folder`` into ``runs.csv``, ``visits.csv``, ``rows.csv.gz`` and ``histories.csv`` in ``out``.
 
@@ -677,7 +684,7 @@ def collect(cohort: str | Path, folder: str | Path, out: str | Path, *, second_t
         runs.append(
             {"run": described.pop("name"), "split": first["split"], "second_image": first["second"], **described,
              "segments": result["segments"], "train_seconds": result["seconds"], "score_seconds": first["seconds"],
-             "floor": int(first["floor"]), "device": result["device"], "precision": result["precision"],
+             "floor": int(first["floor"]), "device": result["device"], "precision": _precisions(made, result),
              "commit": made["commit"]}
         )  # fmt: skip
         rows.append(table.drop(columns=["seconds", "floor"]).rename(columns={"second": "second_image"}))

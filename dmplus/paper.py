@@ -1,9 +1,10 @@
-"""Huang et al. 2022 as data: Tables 1 and 2, the numbers of the text, and the counts behind them.
+"""Huang et al. 2022 as data: Tables 1 and 2, counts and rates of the text, and the counts behind them.
 
 Paper numbers stand beside ours, never for ours. Everything comes from one table, ``assets/huang2022.csv``, a row per
 printed number. ``printed`` is text, because "0.930" says more than 0.93: to how many digits the paper commits itself.
 ``counts`` says where numerator and denominator come from: "printed" in the paper, here or elsewhere, or "deduced" as the
-only whole numbers that give what is printed. Sections are the paper's; 278 metastases in 103 volumes of 32 patients.
+only whole numbers that give what is printed (but 1.75 candidates a volume: 25 + 157 in 103 are 1.77). Sections are the
+paper's; 278 metastases in 103 volumes of 32 patients.
 """
 
 from __future__ import annotations

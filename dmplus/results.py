@@ -56,12 +56,12 @@ def quotient(point: tuple[float, float], a: np.ndarray, b: np.ndarray, least: tu
     """a / b, its value from ``point`` and its interval from the resamples a and b (2000,), either NaN where it is not known but
     is at least ``least``.
 
-    A resample that is not known counts for the lower end with the smallest ratio that it can have and for the upper end with
-    the largest, which may be infinite: left out, the interval would be that of the lucky ones alone.
+    A resample that is not known (0 / 0 is not) counts for the lower end with the smallest ratio that it can have and for the
+    upper end with the largest, which may be infinite: left out, the interval would be that of the lucky ones alone.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        value, draws, known = np.divide(*point), a / b, ~(np.isnan(a) | np.isnan(b))
-        if known.all() or np.isnan(value):
+        value, draws = np.divide(*point), a / b
+        if np.isfinite(draws).all() or np.isnan(value):
             return estimate(float(value), draws)
         smallest = np.where(np.isnan(a), least[0], a) / np.where(np.isnan(b), np.inf, b)
         largest = np.where(np.isnan(a), np.inf, a) / np.where(np.isnan(b), least[1], b)
@@ -73,7 +73,8 @@ def quotient(point: tuple[float, float], a: np.ndarray, b: np.ndarray, least: tu
 @dataclasses.dataclass(frozen=True)
 class Chance:
     """How far its seed alone moves a statistic of a training: the standard deviation over trainings of one recipe, on the scale
-    of log-odds for a share and of logs for a count (:attr:`count`), where it hardly depends on the recipe."""
+    of log-odds for a share and of logs for a count (:attr:`count`), where it depends least on the recipe; pooled over recipes of
+    few trainings each, which cannot show that it is the same in all."""
 
     sd: float
     df: int  #: degrees of freedom: trainings − recipes
@@ -348,12 +349,14 @@ def fp_at(wanted: float | np.ndarray) -> Statistic:
     """False positives per volume where the falling threshold first reaches a sensitivity, linear between thresholds.
 
     NaN where it is not reached above the floor of the rows; ``.least`` of the statistic is what it then is at least: the false
-    positives at that floor.
+    positives at that floor. A sensitivity below that of the highest level is taken from the line to there from nothing predicted.
     """
 
     def least(counts: np.ndarray) -> np.ndarray:
         fp = along(counts)[2]
-        lowest = (~np.isnan(fp)).argmax(-1)[..., None]  # the lowest level that the rows hold
+        known = ~np.isnan(fp)
+        first = fp.shape[-1] - np.argmin(known[..., ::-1], -1)  # lowest level of the unbroken run from the highest: 0.5 is
+        lowest = np.where(known.all(-1), 0, np.minimum(first, fp.shape[-1] - 1))[..., None]  # known below the floor, too
         return np.nan_to_num(np.take_along_axis(fp, lowest, -1)[..., 0])
 
     def statistic(counts: np.ndarray) -> np.ndarray:

@@ -229,7 +229,8 @@ def card_text(card: dict[str, Any]) -> str:
         "from scratch, no prior), which",
         f"went on with JVSS, α = {LONG.alpha:g}, for {LONG.batch * LONG.steps:,} segments of {LONG.sampling.segment}³ on the "
         "sites: small cohorts that differ in",
-        "contrast, texture, vessels, noise, blur, bias field, dura, and warp (`dmplus.shipped.FACTORS`). Then each got a prior",
+        "contrast, texture, vessels, noise, blur, bias field, dura, and warp (`dmplus.shipped.FACTORS` and `MEANS`). Then each "
+        "got a prior",
         "path and was fine-tuned there with a loss of its own.",
         "",
         "| weights | fine-tuning loss | segments of fine-tuning | operating point chosen on validation |",

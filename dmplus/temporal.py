@@ -23,6 +23,7 @@ from dmplus.experiment import SHIFTS_MM
 from dmplus.results import Estimate, Results, compare, of, pooled
 from dmplus.review import LIES_THERE
 from dmplus.runtime import InputError, rng
+from dmplus.scoring import LEVELS
 from dmplus.volume import Case, zscore
 
 if TYPE_CHECKING:
@@ -261,12 +262,29 @@ def _without(r: Results, name: str) -> str | None:
     return next((n for n in asked if n != name and r.has(n)), None)
 
 
-def peaks_move(r: Results, one: tuple[str, str], other: tuple[str, str]) -> float:
+@dataclasses.dataclass(frozen=True, order=True)
+class Move:
+    """By how much peaks move, and of how many metastases among all that is known."""
+
+    by: float  #: standard deviation, logits; NaN where it is known of none
+    known: int
+    among: int
+
+    def __str__(self) -> str:
+        return f"{self.by:.2f} ({self.known} of {self.among})"
+
+
+def peaks_move(r: Results, one: tuple[str, str], other: tuple[str, str]) -> Move:
     """By how much the peak of a metastasis differs between two (run, second image), in logits: the standard deviation over
-    metastases. A shift that all have in common does not count: it is no more than another threshold."""
+    metastases. A shift that all have in common does not count: it is no more than another threshold.
+
+    Over those of which one peak at least lies below the highest level of the rows: of the others nothing is known. Levels are a
+    quarter of a logit apart, and rounding down to them alone makes up to 0.10.
+    """
     tables = [r.rows[n, "test", s].query("kind == 'lesion'")[["case", "id", "top"]] for n, s in (one, other)]
     both = tables[0].merge(tables[1], on=["case", "id"])
-    return float((both["top_x"] - both["top_y"]).std(ddof=0) / 4)  # a level is a quarter on the logit
+    known = both[both[["top_x", "top_y"]].min(axis=1) < len(LEVELS) - 1]
+    return Move(float((known["top_x"] - known["top_y"]).std(ddof=0) / 4), len(known), len(both))
 
 
 def reads_in_words(table: pd.DataFrame) -> pd.DataFrame:
@@ -276,7 +294,7 @@ def reads_in_words(table: pd.DataFrame) -> pd.DataFrame:
         "FP a volume": [evidence.in_words(e, 1) for e in table["fp"]],
         "own / zeroed": [ratio_words(e) for e in table["zeroed"]],
         "own / another's": [ratio_words(e) for e in table["other"]],
-        "peak moves by": [f"{v:.2f}" for v in table["moves"]],
+        "peak moves by": [str(v) for v in table["moves"]],
         "own / no prior": [ratio_words(e) for e in table["no_prior"]],
         "fewer than zeroed": [claims.verdict(e, claims.FEWER) for e in table["zeroed"]],
     }
@@ -306,7 +324,7 @@ def by_length(r: Results) -> pd.DataFrame:
             **{f"FP a volume, {way}": evidence.in_words(e, 1) for way, e in at.items()},
             "path / no prior": evidence.in_words(ratio), "fewer": claims.verdict(ratio, claims.FEWER),
             "own / zeroed": ratio_words(claims.at_equal(own, zeroed) if away else None),
-            "peak moves by": f"{peaks_move(r, (name, 'prior'), (name, 'zeroed')):.2f}" if away else "not run",
+            "peak moves by": str(peaks_move(r, (name, "prior"), (name, "zeroed"))) if away else "not run",
         }  # fmt: skip
     order = sorted(lines)
     index = pd.Index([f"alpha {alpha:g}, {_segments_words(n, before)}" for alpha, before, n in order], name="trained with")
@@ -607,7 +625,7 @@ def answer(
     for row in read[(read["run"] == runs[PATH][0]) & read["zeroed"].notna()].itertuples():
         said.append(f"With its prior the path has {ratio_words(row.zeroed)} times the false positives that it has with a "
                     f"zeroed one (a gain by its prior: {claims.verdict(row.zeroed, claims.FEWER)}); the peak of a "
-                    f"metastasis moves by {row.moves:.2f} logits.")  # fmt: skip
+                    f"metastasis moves by {row.moves.by:.2f} logits.")  # fmt: skip
     said.append(f"{hidden_in(calm)[1]}.")
     return "\n".join(textwrap.fill(s, 100) for s in said)
 

@@ -484,8 +484,8 @@ for book in course.list_notebooks():
 #   sensitive one does.
 # - **Counting.** Any overlap finds a metastasis; a group without overlap is a false positive; both masks are
 #   labelled first.
-# - **Precision.** The paper counts found metastases, we count true groups; they differ when groups merge or split
-#   metastases.
+# - **Precision.** The paper counts found metastases, and so do the trainings of notebooks 02 to 04; here and in `dmplus
+#   evaluate` we count true groups. They differ when groups merge or split metastases.
 # - **Running.** `dmplus run 00 patient=5` repeats all of this for another patient, with the same checks.
 #
 # ## What could be wrong with this

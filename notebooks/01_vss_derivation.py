@@ -659,10 +659,10 @@ figures.show(
 # BCE has to see the third. The first two depend on what shares a segment, that is, on how large segments are and where
 # they are centred. So the **sampling is part of the loss**.
 #
-# How often is that? Cut segments as training does, half of them centred on a lesion voxel, from synthetic training patients,
-# and look at what is in the block of 19 × 19 × 19 that the loss sees. Once from the course's usual cohort, once from one whose
-# patients have ten times as many lesions beyond their first. The paper also mentions segments of 30 voxels a side (section IV),
-# whose block is only 12 × 12 × 12.
+# How often is that? Cut segments as the paper's training does, half of them centred on a lesion voxel, from synthetic training
+# patients, and look at what is in the block of 19 × 19 × 19 that the loss sees. Once from the course's usual cohort, once from
+# one whose patients have ten times as many lesions beyond their first. The paper also mentions segments of 30 voxels a side
+# (section IV), whose block is only 12 × 12 × 12.
 
 # %%
 usual = dataclasses.replace(synthetic.COHORTS[session.profile.cohort], seed=seed)
@@ -886,8 +886,8 @@ display(pd.DataFrame(slopes, index=pd.Index(z.int().tolist(), name="z")).map("{:
 #
 # ## The paper as data
 #
-# A paper's numbers are data like any other: one can load and recount them. `dmplus.paper` holds every number of
-# Tables 1 and 2 and of the text, with the counts behind them. This is Table 1 as printed, with found and missed
+# A paper's numbers are data like any other: one can load and recount them. `dmplus.paper` holds Tables 1 and
+# 2 and the counts and rates of the text, with the counts behind them. This is Table 1 as printed, with found and missed
 # lesions out of 278.
 
 # %%

@@ -211,8 +211,7 @@ lesions = int((rows.rows["bce-s0", "test", "prior"]["kind"] == "lesion").sum())
 ran = rows.runs[(rows.runs["split"] == "test") & (rows.runs["prior"] == "none") & (rows.runs["start"] == "trunk")
                 & (rows.runs["patients"] == "own") & (rows.runs["labels"] == "own") & (rows.runs["segments"] > 0)]
 display(evidence.trainings(ran))
-print(f"{len(test)} test volumes of {test['patient'].nunique()} patients, {lesions} metastases; "
-      + ", ".join(ran["precision"].unique()))
+print(f"{len(test)} test volumes of {test['patient'].nunique()} patients, {lesions} metastases")
 
 # %% [markdown]
 # *Minutes* are a median, or from fewest to most. The longest training of alpha 0.995 saw 120,000 of its segments on a CPU.
@@ -268,9 +267,9 @@ print(evidence.papers_areas())
 
 # %% [markdown]
 # The verdict follows a rule in code. The paper's side is the column *claimed*: *holds* if the whole interval lies there,
-# *opposite* if it lies outside, *weak* if four fifths of the resamples lie there, else *not shown*. *Seeds* counts the trainings
-# of the side that has fewer, *over* says what the interval holds: other patients, and other trainings by the same recipe. And of
-# twenty intervals at 95 % one misses the truth by chance alone: this notebook has dozens.
+# *opposite* if it lies outside, *weak* if the value and four fifths of the resamples lie there, else *not shown*. *Seeds* counts
+# the trainings of the side that has fewer, *over* says what the interval holds: other patients, and other trainings by the same
+# recipe. And of twenty intervals at 95 % one misses the truth by chance alone: this notebook has dozens.
 #
 # On which side is the largest alpha? On the right of every curve: it finds most and is least precise.
 #
@@ -359,12 +358,15 @@ display(evidence.verdicts(of_one_length, of_claims=about))
 
 # %%
 display(claims.same_recipe(rows).rename_axis("two seeds of one recipe"))
+print(claims.seeds_differ(rows))
 
 # %% [markdown]
 # By chance one pair in twenty would be told apart. Over patients alone it is many more. So wherever the column
 # *over* says trainings, the interval holds the seed, too: how far one moves a number is known from the recipes that were
-# trained three times (pooled, on the scale of log-odds or logs, where the recipes agree), and that is added to the resamples
-# (the last column; no proof, as it judges the pairs it was made from). Large differences survive it, small ones do not.
+# trained three times, pooled on the scale of log-odds or logs, and that is added to the resamples (the last column; no proof, as
+# it judges the pairs it was made from). Three seeds each cannot show that the recipes are alike in this: the line above has each
+# by itself, and where BCE's seeds do more than is pooled, intervals against BCE are too narrow. And all were fine-tuned for
+# 5,000 segments: of longer trainings nothing is known. Large differences survive all this, small ones do not.
 #
 # The weights are the weakest of these claims. At 0.5 all the JVSS models of large alpha find nearly everything, so that only a
 # *loss* of sensitivity could show.
@@ -657,8 +659,9 @@ display(kinds.map("{:.2f}".format).rename_axis("JVSS 0.5, false positives/volume
 
 # %% [markdown]
 # Vessels, sinuses and the choroid plexus fade with time: they have shapes and places that can be learnt. **Spots**, elongated and
-# round, stay as many as they were. In one scan they look as a metastasis does, and no loss and no length of training can tell
-# what is not in the picture. An earlier scan could: they were there before (notebook 03).
+# round, stay as many as they were. In one scan they look much as a small metastasis does (drawn a little rounder, or longer),
+# and no loss and no length of training of ours has made use of the difference. An earlier scan could: they were there before
+# (notebook 03).
 #
 # ### When a training is lost
 #
@@ -684,18 +687,19 @@ print(f"of the {rows.histories['run'].nunique()} trainings whose results come wi
       f"{', '.join(still.index) or 'none'}")
 
 # %% [markdown]
-# We suspected the rate, and made one of them again at a third of it, with a shorter memory of the optimizer: it was lost, too,
-# only later. It was the program. At the end of such a training some voxels are certain, and a few of them wrong; by way of a
-# probability that rounds to 1 such a voxel pulled ten thousand times too hard (notebook 01, "A finite slope that ruins a
-# training"). The gradient's length would have told at once: it was some thousand times what it had been. So `dmplus train` now
-# writes it into every history, as `gradient`. Trainings as short as those above do not get so certain: in two of them, counted
-# step by step, no such voxel came up.
+# We suspected the rate, and trained JVSS 0.995 once more, at a third of it, for longer and with a shorter memory of the
+# optimizer: it was lost, too, only later. It was the program. At the end of such a training some voxels are certain, and a few of
+# them wrong; by way of a probability that rounds to 1 such a voxel pulled ten thousand times too hard (notebook 01, "A finite
+# slope that ruins a training"). The gradient's length would have told at once: it was thousands of times what it had been. So
+# `dmplus train` now writes it into every history, as `gradient`. Trainings as short as those above do not get so certain: in two
+# of them, counted step by step, no such voxel came up.
 #
 # ### Without BCE's trunk
 #
 # All of it began from a network that BCE had trained. Can JVSS find its own way from random weights? At first it was lost: the
 # first row above. With the slope mended, here it is at the same rate, BCE's. Beside it: the trunk itself, which is BCE alone
-# (24,000 segments of 49³, which hold 1.7 times the voxels of the 60,000 of 37³ here), and the way of all the others, BCE first.
+# (24,000 segments of 49³, in each of which the network answers 31³ voxels: 1.7 times those of 60,000 segments of 37³, with 19³
+# each), and the way of all the others, BCE first.
 #
 # > **Predict first.** Three ways to spend a training: all on BCE, all on JVSS, or first the one and then the other. Which will
 # > need the fewest false positives at one sensitivity, and which will outline best?
@@ -712,8 +716,8 @@ for other in ("BCE alone", *mixed):
           f"{outline} (one seed each)")
 
 # %% [markdown]
-# A ratio whose interval lies below 1 says that JVSS alone goes further. And it had the least to see: fewer voxels than the trunk
-# by itself, let alone the trunk with what came after. So BCE's trunk is no help that JVSS needs. Perhaps one has to unlearn there
+# A ratio whose interval lies below 1 says that JVSS alone goes further. And its loss saw the fewest voxels, though in the most
+# steps: 6,000 beside the trunk's 4,000. So BCE's trunk is no help that JVSS needs. Perhaps one has to unlearn there
 # first how sure BCE is of the background; or it is the rate, larger by far in a training from scratch than in a fine-tuning
 # (guesses; nothing here tests them). The difference of mDSC says how it outlines what it finds: an interval below 0, worse. There
 # BCE is worth its time, if not for the detection: it hears every voxel of an outline.
@@ -874,10 +878,10 @@ print(evidence.ahead_in_words(table) + f"; its most costly alpha needs {evidence
 # beginning, is at a disadvantage. The trainings are short, as their table says, and that does not punish all
 # losses alike: the lines below Figure 7 say which gains most by more, at threshold 0.5 and at one sensitivity. And most were made
 # before two faults were mended: in those that were compiled, on a processor, the two layers with dropout shared one mask, and BCE
-# took its slope from a rounded probability (Figure 8). In Figure 7 the points of 5,000 segments are from before, BCE's others and
-# the longest of JVSS from after; in "Without BCE's trunk" JVSS alone is from after, the trunk from before. A part of these steps
-# may be the mending. The longest training of JVSS 0.995
-# changed its machine on the way: 120,000 segments on a processor, the rest on a GPU.
+# took its slope from a rounded probability (Figure 8). In Figure 7 the points of 5,000 segments are from before, of JVSS those of
+# 1,000 and 20,000, too; the others are from after: so at 1,000 and 20,000 segments the two losses lie on different sides of it.
+# In "Without BCE's trunk" JVSS alone is from after, its three rivals from before. A part of these differences may be the mending.
+# The longest training of JVSS 0.995 changed its machine on the way: 120,000 segments on a processor, the rest on a GPU.
 #
 # ## Self-test
 #
@@ -902,7 +906,7 @@ print(evidence.ahead_in_words(table) + f"; its most costly alpha needs {evidence
 # **4.** The interval of a difference of mean precision runs from −0.01 to 0.20. What is the verdict?
 #
 # <details><summary>Answer to 4</summary>
-# Not "holds": it includes 0. "Weak" if at least four fifths of the resamples are above 0, else "not shown".
+# Not "holds": it includes 0. "Weak" if the value and at least four fifths of the resamples are above 0, else "not shown".
 # </details>
 #
 # **5.** You chose alpha and threshold on validation, looked at the test, and were disappointed. May you choose again?

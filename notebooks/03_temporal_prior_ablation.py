@@ -420,8 +420,10 @@ print(told)
 # The column *peak moves by* needs no gain at all. The **peak** of a metastasis is the highest probability $p$ that a network
 # gives inside it; its **logit** is $\log(p / (1 - p))$. When the prior is taken away some peaks rise and some fall: the column is
 # the standard deviation, over metastases, of that change in logits. (A shift that all share does not count: a threshold undoes
-# it.) A network that does not read its prior has 0 there; but it says nothing of look-alikes. Each row is one seed, while Figure
-# 4 pools all seeds. For comparison the last rows are the positive controls.
+# it.) A network that does not read its prior has 0 there; but it says nothing of look-alikes. In brackets: of how many
+# metastases, as nothing is known of those whose peak is at the highest level of the rows with the prior and without. (Levels are
+# a quarter of a logit apart: rounding alone makes up to 0.10.) Each row is one seed, while Figure 4 pools all seeds. For
+# comparison the last rows are the positive controls.
 
 # %%
 reads = temporal.reads(rows)
@@ -430,11 +432,11 @@ tried = reads[~reads["control"]]
 gains = [e for e in tried["zeroed"] if claims.verdict(e, claims.FEWER) == "holds"]
 if len(tried):
     print(f"{len(gains)} of {len(tried)} networks have fewer false positives (the whole interval) with their own prior than "
-          f"with a zeroed one; without it peaks move by {tried['moves'].min():.2f} to {tried['moves'].max():.2f} logits")
+          f"with a zeroed one; without it peaks move by {tried['moves'].min().by:.2f} to {tried['moves'].max().by:.2f} logits")
 seeds = temporal.seeds_beside(rows, stem)[:2]
 if seeds:
     move = temporal.peaks_move(rows, *((name, "prior") for name in seeds))
-    print(f"yardstick: from {seeds[0]} to {seeds[1]}, another seed without prior, they move by {move:.2f}")
+    print(f"yardstick: from {seeds[0]} to {seeds[1]}, another seed without prior, they move by {move}")
 bce = results.of(results.fp_at(claims.EQUAL), rows.group(["bce-s0"], prior=True))
 print(f"BCE without any prior (bce-s0) has {evidence.in_words(bce, 1)} false positives a volume there")
 
@@ -458,7 +460,7 @@ print(f"BCE without any prior (bce-s0) has {evidence.in_words(bce, 1)} false pos
 #
 # And the second: while the current scan still has vessels and plexus to teach, an earlier one has little to add. So a last pair
 # went on from the longest training of JVSS 0.5 in notebook 02, which took no prior. What it still marks falsely is mostly spots,
-# which look as a metastasis does in *one* scan, and were there before.
+# which look much as a metastasis does in *one* scan, and were there before.
 #
 # > **Predict first.** With more training, does the ratio of path to no prior fall? And do the peaks move by more when the prior
 # > is zeroed, that is, does the network come to listen?
@@ -473,8 +475,8 @@ print(temporal.length_words(lengths))
 # *own / zeroed* with it: time was what the path lacked. The peaks move by more, but the ratio stays: it hears, and has no use
 # for what it hears. Neither moves: time is not the reason, or four times is not enough. The ratio falls, and *own / zeroed*
 # stays at 1: that is another network, not the prior. The peaks move by less: the current scan says enough by itself by then,
-# and the prior is heard less. And read the intervals: a change from one row to the next is one only where they leave room for
-# it.
+# and the prior is heard less (if that is still known of most: see the brackets). And read the intervals: a change from one row to
+# the next is one only where they leave room for it.
 #
 # ### Is it in the pictures at all?
 #
@@ -807,8 +809,9 @@ print(temporal.answer(rows, ways, reads, clear, calm))
 # Figure 3 takes the largest change in an object, which favours large ones, as a look at the difference image does.
 # Paths were added in fine-tuning, with four times the segments at most; the paper trains its path from scratch, and ours that
 # were trained so (the rows *BCE from scratch* and *whole brains*) saw few segments beside the paper's. And zeroing a prior in
-# test shows a network something it knows from first visits; another patient's prior is something it has never seen. In
-# trainings that were compiled, on a processor, the two layers with dropout shared one mask (mended after they were made).
+# test shows a network something it knows from first visits; another patient's prior is something it has never seen. The
+# trainings of 5,000 segments and those from scratch were made before two faults were mended (notebook 02, "What could be wrong
+# with this"), those of 20,000 after: a part of the step from the one to the other may be that.
 #
 # ## Self-test
 #

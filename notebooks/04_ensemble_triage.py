@@ -186,8 +186,8 @@ print(reader.differences_in_words(rows, long_gaps, longest[0]))
 # path, this one has not.)
 #
 # It is not the paper's tier yet, and more of the same training would hardly make it so. Look at the first table: not even the
-# highest threshold that float32 can tell from 1 keeps to the budget on validation. What is left to $M_{\text{spec}}$ are spots,
-# round or elongated, which look as a metastasis does (notebook 02, "Trained longer"), and it is as sure of them.
+# highest of our thresholds, one ten-millionth below 1, keeps to the budget on validation. What is left to $M_{\text{spec}}$ are
+# spots, round or elongated, which look much as a metastasis does (notebook 02, "Trained longer"), and it is as sure of them.
 #
 # ## How much work is left?
 #

@@ -1,6 +1,7 @@
 """From rows to numbers, intervals and verdicts."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dmplus import claims, experiment, results, scoring
-from dmplus.results import FALSE, FOUND, MISSED, VOLUMES, Results, estimate
+from dmplus.results import FALSE, FOUND, MISSED, VOLUMES, Results, compare, estimate
 from dmplus.runtime import InputError, rng
 
 TOP = len(scoring.LEVELS) - 1
@@ -42,8 +43,8 @@ def collected(folder, made):
         columns=["case", "patient", "split", "visit", "days", "with_prior"],
     )
     visits.to_csv(folder / "visits.csv", index=False)
-    runs = [(name, "test", second, "prior", 5, 5000, "jvss", "trunk") for name, (second, _) in made.items()]
-    columns = ["run", "split", "second_image", "second", "floor", "segments", "loss", "start"]
+    runs = [(name, "test", second, "prior", 5, 5000, "jvss", "trunk", "bfloat16") for name, (second, _) in made.items()]
+    columns = ["run", "split", "second_image", "second", "floor", "segments", "loss", "start", "precision"]
     pd.DataFrame(runs, columns=columns).to_csv(folder / "runs.csv", index=False)
     rows = pd.concat([t.assign(run=n, split="test", second_image=s) for n, (s, t) in made.items()])
     rows[["run", "split", "second_image", "case", *scoring.COLUMNS]].to_csv(folder / "rows.csv.gz", index=False)
@@ -250,6 +251,68 @@ def test_resamples_that_do_not_get_there_count_at_both_ends():
     assert np.isnan([none.value, none.low, none.high]).all() and claims.verdict(none, claims.FEWER) == "not shown"
 
 
+def test_what_lies_below_the_floor_is_no_lower_bound():
+    """At 0.5 false positives are always known; above a floor beyond it they may be fewer, and that is what is known at least."""
+    counts = np.zeros((len(scoring.LEVELS), 5))
+    counts[:, VOLUMES], counts[:, FALSE], counts[:, MISSED] = 1, 40, 10
+    counts[scoring.HALF, FALSE] = 160
+    statistic = results.fp_at(0.85)
+    assert statistic.least(counts) == 40
+    counts[:30, FALSE] = np.where(np.arange(30) == scoring.HALF, 160, np.nan)
+    assert statistic.least(counts) == 40 and np.isnan(statistic(counts))
+    counts[:, FALSE] = np.nan
+    assert statistic.least(counts) == 0
+
+
+def test_a_resample_without_false_positives_below_makes_the_ratio_endless():
+    """12 patients, b has its false positives in three of them: where none of the three is drawn the ratio is infinite."""
+    a, b = np.zeros((2, 1, 12, len(scoring.LEVELS), 5))
+    a[..., VOLUMES] = b[..., VOLUMES] = 1
+    a[..., FALSE] = 1
+    b[:, :3, :, FALSE] = 2
+    e = compare(results.fp_per_volume, a, b, ratio=True)
+    assert e.value == 2 and 0 < e.low < 1.2 and e.high == np.inf and np.isinf(e.draws).mean() > 0.025
+    a[:, 3:, :, FALSE] = 0
+    both = compare(results.fp_per_volume, a, b, ratio=True)  # 0 / 0 is not known: it may be anything
+    assert both.value == 0.5 and both.low == 0 and both.high == np.inf
+
+
+def test_a_training_of_another_length_borrows_what_a_seed_does(folder, tmp_path):
+    table = claims.claims_table(Results(folder)).set_index("claim")["why"]
+    assert not table.str.contains("was repeated").any()
+    runs, rows = (pd.read_csv(folder / n) for n in ("runs.csv", "rows.csv.gz"))
+    more = {"bce-s0": "bce-20k-s0", "jvss-0.995-s0": "jvss-0.995-20k-s0"}
+    shutil.copytree(folder, tmp_path / "rows")
+    for name, of in (("runs.csv", runs), ("rows.csv.gz", rows)):
+        extra = of[of["run"].isin(more)].assign(run=lambda t: t["run"].map(more))
+        extra = extra.assign(segments=20000) if name == "runs.csv" else extra
+        pd.concat([of, extra]).to_csv(tmp_path / "rows" / name, index=False)
+    table = claims.claims_table(Results(tmp_path / "rows")).set_index("claim")["why"]
+    words = "; no training of this length was repeated: what a seed does is that of 5,000 segments"
+    told = table[table.str.endswith(words)].index
+    assert "JVSS (alpha 0.995, 20,000 segments) has fewer false positives than BCE at equal sensitivity" in told
+    assert told.str.contains("20,000 segments").all()
+    words = claims.seeds_differ(Results(folder))
+    assert words.startswith("standard deviation between seeds, of log false positives at sensitivity 0.85: bce ")
+
+
+def test_the_table_of_runs_says_nothing_that_the_rows_do_not(folder, tmp_path):
+    """Below the sensitivity at the highest level, and of a control in visits that it was not scored on."""
+    shutil.copytree(folder, tmp_path / "rows")
+    runs, rows = (pd.read_csv(folder / n) for n in ("runs.csv", "rows.csv.gz"))
+    sure = rows[(rows["run"] == "bce-s0")].assign(run="sure-s0")
+    sure.loc[(sure["kind"] == "lesion") & (sure["id"] < 4), "top"] = TOP  # three of four
+    away = rows[(rows["run"] == "bce-s0") & (rows["case"].str[1:].astype(int) % 2 == 1)].assign(second_image="zeroed")
+    lines = [runs[runs["run"] == "bce-s0"].assign(run="sure-s0"), runs[runs["run"] == "bce-s0"].assign(second_image="zeroed")]
+    pd.concat([runs, *lines]).to_csv(tmp_path / "rows" / "runs.csv", index=False)
+    pd.concat([rows, sure, away]).to_csv(tmp_path / "rows" / "rows.csv.gz", index=False)
+    table = claims.table_of_runs(Results(tmp_path / "rows"))
+    line = table[(table["run"] == "sure") & (table["visits"] == "all visits")].iloc[0]
+    assert np.isnan(line["fp_at_0.5"]) and line["fp_at_0.8"] > 0
+    control = table[table["second_image"] == "zeroed"]
+    assert control["visits"].tolist() == ["with prior"]
+
+
 def test_two_models_are_compared_at_the_sensitivity_of_the_second():
     """By hand, with patients alike: a has 6 FP a volume at the sensitivity 0.7 that b has at 0.5 with 4."""
     a, b = np.zeros((2, 1, 5, len(scoring.LEVELS), 5))
@@ -396,6 +459,7 @@ def test_a_curve_falls_from_the_first_prediction_to_the_floor_of_the_rows(folder
     assert curve.threshold.is_monotonic_decreasing
     assert curve.threshold.iloc[-1] == pytest.approx(scoring.LEVELS[5], abs=1e-4)
     assert curve.sensitivity.is_monotonic_increasing and not curve.isna().any().any()
+    assert curve.threshold.is_unique
     rows = pd.read_csv(folder / "rows.csv.gz").query("run in ('bce-s0', 'bce-s1', 'bce-s2')")
     found, missed, false = scoring.counts(rows, 20)
     line = curve[np.isclose(curve.threshold, scoring.LEVELS[20], atol=1e-4)].iloc[0]
@@ -462,12 +526,15 @@ def test_whole_brains_have_claims_of_their_own(folder, tmp_path, monkeypatch):
         "the prior path removes false positives (alpha 0.995, whole brains, all visits)",
     ):
         assert said[claim] == "holds", claim
-    assert not table["why"].str.contains("went on").any()
+    assert not table["why"].str.contains("went on|trained in").any()
     runs = r.runs.assign(start=r.runs["run"].map({"whole-jvss-0.5-none-s0": "whole-bce-none-s0"}).fillna("scratch"))
+    runs.loc[runs["run"] == "whole-jvss-0.995-none-s0", "precision"] = "float32"
     runs.to_csv(tmp_path / "rows" / "runs.csv", index=False)
     why = claims.claims_table(Results(tmp_path / "rows")).set_index("claim")["why"]
     told = why[why.str.contains("JVSS went on from this very BCE for 5,000 segments, BCE did not")]
     assert told.index.tolist() == ["JVSS (alpha 0.5, whole brains) has fewer false positives than BCE at equal sensitivity"]
+    told = why[why.str.contains("JVSS was trained in float32, BCE in bfloat16")].index
+    assert len(told) == 2 and all("JVSS" in t and "0.995" in t and "BCE" in t for t in told)  # false positives, and mDSC
     rises = table["paper"].filter(like="sensitivity rises")
     assert rises.tolist() == pytest.approx([0.946 - 0.802, 0.932 - 0.842])
     both = tmp_path / "both"

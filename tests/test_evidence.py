@@ -208,16 +208,20 @@ def test_the_rule_of_the_exercise_finds_the_librarys_choice(r):
 
 def test_trainings_are_listed_without_an_alpha_or_weight_that_is_not_theirs():
     runs = pd.DataFrame(
-        [("bce", 37, 1.0, 1.0, 0.5, 5000, 60.0, "cpu"), ("sse", 37, 1.0, 1.0, 0.2, 5000, 60.0, "cpu"),
-         ("jvss", 37, 2 / 3, 1 / 3, 0.95, 5000, 120.0, "cpu"), ("jvss", 37, 2 / 3, 1 / 3, 0.9, 5000, 240.0, "cpu"),
-         ("jvss", 37, 2 / 3, 1 / 3, 0.9, 20000, 24.3, "cuda")],
-        columns=["loss", "segment", "detection", "segmentation", "alpha", "segments", "train_seconds", "device"],
+        [("bce", 37, 1.0, 1.0, 0.5, 5000, 60.0, "cpu", "float32"), ("sse", 37, 1.0, 1.0, 0.2, 5000, 60.0, "cpu", "float32"),
+         ("jvss", 37, 2 / 3, 1 / 3, 0.95, 5000, 120.0, "cpu", "float32"),
+         ("jvss", 37, 2 / 3, 1 / 3, 0.9, 5000, 240.0, "cpu", "float32"),
+         ("jvss", 37, 2 / 3, 1 / 3, 0.9, 5000, 90.0, "cpu", "bfloat16"),
+         ("jvss", 37, 2 / 3, 1 / 3, 0.9, 20000, 24.3, "cuda", "bfloat16")],
+        columns=["loss", "segment", "detection", "segmentation", "alpha", "segments", "train_seconds", "device", "precision"],
     )  # fmt: skip
     table = evidence.trainings(runs)
     assert table.loc["BCE", ["alpha", "weight of VSS or SSE", "weight of BCE"]].tolist() == ["–", "–", "1"]
     assert table.loc["SSE", "weight of BCE"] == "–" and set(table.loc["JVSS", "weight of VSS or SSE"]) == {"0.67"}
-    kept = table.loc["JVSS", ["alpha", "trainings", "segments", "minutes", "on"]]  # a length, and a machine, of its own
-    assert kept.to_numpy().tolist() == [["0.95, 0.9", 2, 5000, "2 to 4", "CPU"], ["0.9", 1, 20000, "0.41", "GPU"]]
+    kept = table.loc["JVSS", ["alpha", "trainings", "segments", "minutes", "on"]]  # each length, machine and number format
+    assert kept.to_numpy().tolist() == [["0.95, 0.9", 2, 5000, "2 to 4", "CPU, float32"],
+                                        ["0.9", 1, 5000, "1.5", "CPU, bfloat16"],
+                                        ["0.9", 1, 20000, "0.41", "GPU, bfloat16"]]  # fmt: skip
 
 
 def test_a_watched_training_says_what_moved_and_has_no_before_from_scratch():
@@ -439,7 +443,8 @@ def test_a_lesions_peak_is_read_inside_it_alone():
     probability = np.where(lesions == 1, 0.4, 0.9).astype(np.float32)
     assert len(inside) and evidence.peak_of_lesion(case, probability, first) == pytest.approx(0.4)
     figure = evidence.draw_maps(case, {"a": probability, "b": probability * 0}, {"a": 0.3, "b": 0.5}, first)
-    assert [a.get_title() for a in figure.axes[:3]][1] in ("", "a\nfrom 0.3 on") and len(figure.axes) == 4
+    titles = [a.get_title(loc="left") or a.get_title() for a in figure.axes]
+    assert titles[1:3] == ["a\nfrom 0.3 on", "b\nfrom 0.5 on"] and len(figure.axes) == 4
 
 
 def test_a_test_visit_is_made_anew_by_its_name_with_its_prior_elsewhere():

@@ -16,7 +16,7 @@ from dmplus.inference import predict_volume
 from dmplus.metrics import match_lesions
 from dmplus.network import DeepMedic, preset
 from dmplus.runtime import InputError, Machine
-from dmplus.volume import Case, read_cohort, read_map, write_nifti
+from dmplus.volume import Case, read_cohort, read_map, write_cohort, write_nifti
 
 CPU = Machine("cpu", "float32", "test")
 
@@ -246,6 +246,29 @@ def test_an_own_loss_is_trained_at_each_of_its_alphas(cohort, tmp_path, monkeypa
     assert float(training.cost(logits, target, config)["loss"]) == pytest.approx((0.9 * 0.25 + 0.1 * 0.25) / 2)
 
 
+def test_controls_of_a_cohort_that_no_generator_made(cohort, tmp_path):
+    """A prior of somebody's own cannot be moved, and without a prior there is nothing to take away."""
+    own = tmp_path / "own"
+    shutil.copytree(cohort, own)
+    (own / "cohort.json").unlink()
+    done = experiments(own, tmp_path / "runs")
+    done.do(Run(name="path-s0", prior="path", controls=True))
+    scored = {p.name.split(".")[2] for p in (tmp_path / "runs" / "path-s0").glob("rows.test.*")}
+    assert scored == {"prior", "zeroed", "other"}
+    files = read_cohort(own)
+    write_cohort(own, [dataclasses.replace(f, prior=None) for f in files])
+    done = experiments(own, tmp_path / "none")
+    done.do(Run(name="path-s0", prior="path", controls=True))
+    assert [p.name for p in (tmp_path / "none" / "path-s0").glob("rows.test.*")] == ["rows.test.prior.csv.gz"]
+
+
+def test_a_run_that_changed_its_number_format_is_collected_with_both():
+    result = {"precision": "float32"}
+    assert experiment._precisions({"commit": "x"}, result) == "float32"  # nothing trained
+    made = {"precision": "float32", "earlier": [{"until_step": 2, "precision": "bfloat16"}]}
+    assert experiment._precisions(made, result) == "bfloat16 and float32"
+
+
 def test_sets_and_single_runs_are_done_once_in_the_order_asked_for():
     done = []
     recorder = SimpleNamespace(
@@ -261,6 +284,9 @@ def test_sets_and_single_runs_are_done_once_in_the_order_asked_for():
     [("jvss.py", OWN, "that is not bce"), ("my-loss.py", OWN, "letters, digits and _"),
      ("a.py", "x = 1", "expected a function `loss`"), ("b.py", OWN.replace("0.1)", "2)"), "ALPHAS from 0 to 1"),
      ("c.py", OWN.replace(".mean()", ""), "expected a finite scalar"),
+     ("e.py", "import nothere", "got ModuleNotFoundError: No module named 'nothere', line 1; correct it"),
+     ("f.py", "def loss(:", "got SyntaxError: "), ("g.py", OWN.replace("*, alpha", "beta"), "got TypeError: "),
+     ("h.py", OWN.replace(".mean", ".men"), "no attribute 'men', line 5"), ("i.py", OWN + "ALPHAS = 0.5", "got TypeError: "),
      ("d.py", "def loss(prob, target, *, alpha):\n    return (prob * target).sum() / target.sum()", "without a lesion")],
 )  # fmt: skip
 def test_a_loss_that_cannot_be_trained_is_refused_in_words(tmp_path, name, text, said):

@@ -69,7 +69,7 @@ def r(tmp_path_factory):
         own = rows_of(draw, found=34, false=n).assign(run="jvss-0.995-path-s0", split="test", second_image=condition)
         odd = own["case"].str[1:].astype(int) % 2 == 1  # scored where there is a prior
         more.append(own[odd])
-        lines.append(("jvss-0.995-path-s0", "test", condition, "prior", 5, 5000, "jvss", "trunk"))
+        lines.append(("jvss-0.995-path-s0", "test", condition, "prior", 5, 5000, "jvss", "trunk", "bfloat16"))
     pd.concat([rows, *(m[rows.columns] for m in more)]).to_csv(folder / "rows.csv.gz", index=False)
     pd.concat([runs, pd.DataFrame(lines, columns=runs.columns)]).to_csv(folder / "runs.csv", index=False)
     return Results(folder)
@@ -191,7 +191,7 @@ def test_the_same_comparison_after_more_training_stands_below(r, tmp_path):
     own, zeroed = (r.group(["jvss-0.995-path-s0"], second=s, prior=True) for s in ("prior", "zeroed"))
     assert r20["own / zeroed"].tolist() == [temporal.ratio_words(claims.at_equal(own, zeroed))]
     moves = temporal.peaks_move(r, ("jvss-0.995-path-s0", "prior"), ("jvss-0.995-path-s0", "zeroed"))
-    assert r20["peak moves by"].tolist() == [f"{moves:.2f}"]
+    assert r20["peak moves by"].tolist() == [str(moves)] and moves.by > 0 and moves.known == moves.among
 
 
 def renamed_in(r, name, new):
@@ -215,7 +215,7 @@ def test_a_network_that_does_not_read_its_prior_is_told_from_one_that_does(r):
     assert row["no_prior"].value == pytest.approx(claims.at_equal(own, r.group(["jvss-0.995-s0"], prior=True)).value)
     two = [r.rows["jvss-0.995-path-s0", "test", s].query("kind == 'lesion'") for s in ("prior", "zeroed")]
     both = two[0].set_index(["case", "id"])["top"].sub(two[1].set_index(["case", "id"])["top"]).dropna()
-    assert row["moves"] == pytest.approx(both.std(ddof=0) / 4) and row["moves"] > 0
+    assert row["moves"].by == pytest.approx(both.std(ddof=0) / 4) and row["moves"].by > 0
     words = temporal.reads_in_words(temporal.reads(r)).loc["jvss-0.995-path-s0"]
     assert words["own / another's"] == "not run" and words["fewer than zeroed"] == "holds"
     healthy = Results.__new__(Results)  # the same rows as a positive control: its own prior is "healthy"
@@ -237,10 +237,20 @@ def test_a_network_that_does_not_read_its_prior_is_told_from_one_that_does(r):
     same = r.rows[name, "test", "prior"]
     deaf.rows = r.rows | {(name, "test", "zeroed"): same[same["case"].isin(visits)]}
     row = temporal.reads(deaf).iloc[0]
-    assert row["moves"] == 0 and row["zeroed"].value == 1 and claims.verdict(row["zeroed"], claims.FEWER) != "opposite"
+    assert row["moves"].by == 0 and row["zeroed"].value == 1 and claims.verdict(row["zeroed"], claims.FEWER) != "opposite"
     louder = same[same["case"].isin(visits)].assign(top=lambda t: t["top"] + 3)
     deaf.rows[name, "test", "zeroed"] = louder
-    assert temporal.peaks_move(deaf, (name, "prior"), (name, "zeroed")) == 0  # all alike: another threshold
+    assert temporal.peaks_move(deaf, (name, "prior"), (name, "zeroed")).by == 0  # all alike: another threshold
+
+
+def test_peaks_at_the_highest_level_with_both_priors_tell_nothing(r):
+    name, top = "jvss-0.995-path-s0", len(temporal.LEVELS) - 1
+    lesions = pd.DataFrame({"kind": "lesion", "case": "c", "id": range(5), "top": [10, 20, top, top, top]})
+    other = lesions.assign(top=[12, 20, top - 4, top, top])
+    censored = Results.__new__(Results)
+    censored.rows = {(name, "test", "prior"): lesions, (name, "test", "zeroed"): other}
+    move = temporal.peaks_move(censored, (name, "prior"), (name, "zeroed"))
+    assert move.by == pytest.approx(np.std([-2, 0, 4]) / 4) and str(move) == "0.62 (3 of 5)"
 
 
 def with_lesions(r):
