@@ -111,7 +111,7 @@ def test_the_operating_level_is_the_most_sensitive_within_the_budget():
     assert scoring.operating_level(rows, 10, 2) == 19
     assert scoring.operating_level(rows, 1.9, 2) == 40
     assert scoring.operating_level(rows, 10, 2, floor=25) == 29
-    with pytest.raises(InputError, match="the fewest are 2; train longer"):
+    with pytest.raises(InputError, match="the fewest are 2; take a smaller alpha"):
         scoring.operating_level(rows.assign(top=54), 1.9, 10)
 
 
