@@ -427,14 +427,14 @@ def train(
     network = _start(config, init).to(machine.device, memory_format=torch.channels_last_3d)
     optimizer = make_optimizer(network, config)
     done, history = _resume(folder, config, network, optimizer)
+    volumes = training if isinstance(training, Volumes) else prepared(training, machine)
+    _check_cases(folder, volumes.cases, validation)
     folder.mkdir(parents=True, exist_ok=True)
     if done == 0:
         write_json(folder / "config.json", config)
     last = config.steps if stop_after is None else min(stop_after, config.steps)
     if done < last:
         _note_versions(folder, machine, done)
-    volumes = training if isinstance(training, Volumes) else prepared(training, machine)
-    _check_cases(folder, volumes.cases, validation)
     sampler = Sampler(volumes, config.network, config.sampling, seed=config.seed)
     held_out = [c.normalised() for c in validation]
     if progress:

@@ -292,6 +292,7 @@ def test_validation_is_labelled_and_of_other_patients(tmp_path, cases):
         train(SMALL, cases[:3], [bare], tmp_path / "run", machine=CPU, progress=False)
     with pytest.raises(InputError, match="who are not trained on; got p1 in both"):
         train(SMALL, cases[:3], [cases[1]], tmp_path / "run", machine=CPU, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_learns_bright_balls(tmp_path, cases):
