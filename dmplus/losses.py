@@ -230,7 +230,8 @@ def _checked(prob: Tensor, target: Tensor, form: str, alpha: float = 0.0) -> tup
             raise InputError(
                 f"loss: expected a target from 0 to 1; got {target.min():g} to {target.max():g}; pass (label > 0).float()"
             )
-    return _float32(prob), target.to(_float32(prob).dtype)
+    prob = _float32(prob)
+    return prob, target.to(prob.dtype)
 
 
 def _float32(x: Tensor) -> Tensor:
