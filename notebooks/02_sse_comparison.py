@@ -881,7 +881,8 @@ print(evidence.ahead_in_words(table) + f"; its most costly alpha needs {evidence
 # took its slope from a rounded probability (Figure 8). In Figure 7 the points of 5,000 segments are from before, of JVSS those of
 # 1,000 and 20,000, too; the others are from after: so at 1,000 and 20,000 segments the two losses lie on different sides of it.
 # In "Without BCE's trunk" JVSS alone is from after, its three rivals from before. A part of these differences may be the mending.
-# The longest training of JVSS 0.995 changed its machine on the way: 120,000 segments on a processor, the rest on a GPU.
+# The longest training of JVSS 0.995 changed its machine on the way: 120,000 segments on a processor, the rest on a GPU. The
+# longest of BCE was made in float32, those of JVSS in bfloat16: a part of what lies between them may be that.
 #
 # ## Self-test
 #
