@@ -863,6 +863,41 @@ def leads_in_words(
     return "\n".join(lines)
 
 
+def outlines(r: Results, curves: Mapping[str, Sequence[str]], rival: Sequence[str]) -> pd.DataFrame:
+    """Dice of losses minus that of BCE on the test metastases that **both** find at 0.5, after each number of segments of both.
+
+    A difference of mDSC may come from the metastases that one of the two misses; here each is judged on the same. Seeds go in
+    pairs of equal number. curves, rival: as for :func:`leads_in_words`. One row per loss and length; columns: both find (of a
+    pair); for all, below and from 0.1 cm3 the mean difference, over patients and pairs, NaN where there are none.
+    """
+    patients = r.visits.loc[r.visits["split"] == "test"].set_index("case")["patient"]
+    place = pd.Series(pd.factorize(patients, sort=True)[0], patients.index)
+    sizes = {"all": (0.0, np.inf), "below 0.1 cm³": (0.0, results.SMALL_MM3), "0.1 cm³ and more": (results.SMALL_MM3, np.inf)}
+    others = {_segments(r, n): n for n in rival}
+    lines = {}
+    for label, names in curves.items():
+        for n, name in ((_segments(r, name), name) for name in names if _segments(r, name) in others):
+            pairs = [_found_by_both(r, *pair) for pair in zip(_seeds(r, name), _seeds(r, others[n]), strict=False)]
+            line: dict[str, Any] = {"both find": np.mean([len(p) for p in pairs])}
+            for words, (low, high) in sizes.items():
+                counts = np.zeros((len(pairs), int(place.max()) + 1, HALF + 1, 5))
+                for at, pair in zip(counts[:, :, HALF], pairs, strict=True):
+                    of_size = pair[(pair["volume_mm3"] >= low) & (pair["volume_mm3"] < high)]
+                    for column, what in ((results.FOUND, 1.0), (results.DICE, of_size["dice"] - of_size["dice_other"])):
+                        np.add.at(at[:, column], place[of_size["case"]].to_numpy(), what)
+                line[words] = of(results.mdsc, counts)
+            lines[f"{label}, {n:,} segments"] = line
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def _found_by_both(r: Results, one: str, other: str) -> pd.DataFrame:
+    """Test lesions that both runs find at 0.5: case, id, volume_mm3, dice and dice_other."""
+    keys = ["case", "id", "volume_mm3"]
+    all_rows = (r.rows[n, "test", "prior"] for n in (one, other))
+    tables = [rows.loc[(rows["kind"] == "lesion") & rows["dice"].notna(), [*keys, "dice"]] for rows in all_rows]
+    return tables[0].merge(tables[1], on=keys, suffixes=("", "_other"), validate="one_to_one")
+
+
 def _leads(r: Results, names: Sequence[str], rival: Sequence[str], sensitivity: float) -> dict[int, Estimate]:
     """Segments → false positives of a loss over its rival's, at one sensitivity, for the lengths of both, all seeds."""
     others = {_segments(r, n): n for n in rival}

@@ -1,5 +1,7 @@
 """Tables and pictures of results: every number drawn is one of the rows', choices look at validation alone."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -307,6 +309,29 @@ def longer(tmp_path_factory):
                          "rate": 0.1, "bce": [0.5, 0.1, 0.31, 0.5, 0.1, 0.29, np.nan]})  # fmt: skip
     told.to_csv(folder / "histories.csv", index=False)
     return Results(folder)
+
+
+def test_outlines_are_compared_on_what_both_find(longer):
+    """A lesion that the other misses counts for neither; sizes are apart; the interval is over patients."""
+    r = copy.copy(longer)
+    r.rows = dict(longer.rows)
+    draw = rng(2, "outlines")
+    for name, base in (("jvss-0.5-s0", 0.9), ("jvss-0.55-s0", 0.7)):  # a fifth of each is missed
+        rows = r.rows[name, "test", "prior"].copy()
+        found = rows["dice"].notna()
+        rows.loc[found, "dice"] = np.where(draw.random(found.sum()) < 0.2, np.nan, base + 0.1 * draw.random(found.sum()))
+        r.rows[name, "test", "prior"] = rows
+    one, other = (r.rows[n, "test", "prior"].query("kind == 'lesion'").set_index(["case", "id"])
+                  for n in ("jvss-0.5-s0", "jvss-0.55-s0"))  # fmt: skip
+    gap = (one["dice"] - other["dice"]).dropna()
+    assert 0 < len(gap) < min(one["dice"].notna().sum(), other["dice"].notna().sum())
+    table = evidence.outlines(r, {"JVSS": ["jvss-0.5-1k-s0", "jvss-0.5-s0"]}, ["jvss-0.55-s0"])
+    assert list(table.index) == ["JVSS, 5,000 segments"]  # the rival has no other length
+    line, small = table.iloc[0], one.loc[gap.index, "volume_mm3"] < 100
+    assert line["both find"] == len(gap) and small.any() and not small.all()
+    for words, expected in (("all", gap), ("below 0.1 cm³", gap[small]), ("0.1 cm³ and more", gap[~small])):
+        assert line[words].value == pytest.approx(expected.mean())
+        assert line[words].low < line[words].value < line[words].high
 
 
 def test_two_runs_stand_side_by_side_along_sensitivities(longer):
