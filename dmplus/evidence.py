@@ -892,10 +892,11 @@ def outlines(r: Results, curves: Mapping[str, Sequence[str]], rival: Sequence[st
 
 def _found_by_both(r: Results, one: str, other: str) -> pd.DataFrame:
     """Test lesions that both runs find at 0.5: case, id, volume_mm3, dice and dice_other."""
-    keys = ["case", "id", "volume_mm3"]
     all_rows = (r.rows[n, "test", "prior"] for n in (one, other))
-    tables = [rows.loc[(rows["kind"] == "lesion") & rows["dice"].notna(), [*keys, "dice"]] for rows in all_rows]
-    return tables[0].merge(tables[1], on=keys, suffixes=("", "_other"), validate="one_to_one")
+    tables = [rows[(rows["kind"] == "lesion") & rows["dice"].notna()] for rows in all_rows]
+    return tables[0][["case", "id", "volume_mm3", "dice"]].merge(
+        tables[1][["case", "id", "dice"]], on=["case", "id"], suffixes=("", "_other"), validate="one_to_one"
+    )
 
 
 def _leads(r: Results, names: Sequence[str], rival: Sequence[str], sensitivity: float) -> dict[int, Estimate]:
