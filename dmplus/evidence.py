@@ -880,12 +880,12 @@ def outlines(r: Results, curves: Mapping[str, Sequence[str]], rival: Sequence[st
             pairs = [_found_by_both(r, *pair) for pair in zip(_seeds(r, name), _seeds(r, others[n]), strict=False)]
             line: dict[str, Any] = {"both find": np.mean([len(p) for p in pairs])}
             for words, (low, high) in sizes.items():
-                counts = np.zeros((len(pairs), int(place.max()) + 1, HALF + 1, 5))
-                for at, pair in zip(counts[:, :, HALF], pairs, strict=True):
+                sums = np.zeros((len(pairs), patients.nunique(), 2))  # of Dice differences, of lesions
+                for at, pair in zip(sums, pairs, strict=True):
                     of_size = pair[(pair["volume_mm3"] >= low) & (pair["volume_mm3"] < high)]
-                    for column, what in ((results.FOUND, 1.0), (results.DICE, of_size["dice"] - of_size["dice_other"])):
-                        np.add.at(at[:, column], place[of_size["case"]].to_numpy(), what)
-                line[words] = of(results.mdsc, counts)
+                    gap = of_size["dice"] - of_size["dice_other"]
+                    np.add.at(at, place[of_size["case"]].to_numpy(), np.stack([gap, np.ones_like(gap)], -1))
+                line[words] = of(lambda c: results.over(c[..., 0], c[..., 1]), sums)
             lines[f"{label}, {n:,} segments"] = line
     return pd.DataFrame.from_dict(lines, orient="index")
 
