@@ -113,8 +113,8 @@ def _runs() -> dict[str, list[Run]]:
         prior = "" if more.get("prior", "none") == "none" else f"-{more['prior']}"
         return Run(name=f"jvss-{alpha:g}{prior}-s{seed}", loss="jvss", alpha=alpha, seed=seed, **more)
 
-    def longer(alpha: float, thousand: int) -> Run:
-        return Run(name=f"jvss-{alpha:g}-{thousand}k-s0", loss="jvss", alpha=alpha, steps=thousand * 100)
+    def longer(alpha: float, thousand: int, seed: int = 0) -> Run:
+        return Run(name=f"jvss-{alpha:g}-{thousand}k-s{seed}", loss="jvss", alpha=alpha, seed=seed, steps=thousand * 100)
 
     def first(alpha: float, seed: int) -> dict[str, bool]:  # the runs that are scored on everything
         return {"validated": seed == 0, "second_test": seed == 0 and alpha in (0.995, 0.5)}
@@ -179,6 +179,8 @@ def _runs() -> dict[str, list[Run]]:
     length = [Run(name=f"bce-{k}k-s0", steps=k * 100, validated=k >= 80) for k in (1, 20, 80, 300)]
     length += [longer(a, thousand) for thousand in (1, 20) for a in both]
     length += [longer(0.995, 80), *(longer(a, 300) for a in both)]
+    for seed in (1, 2):  # the longest that could be afforded three times
+        length += [Run(name=f"bce-20k-s{seed}", seed=seed, steps=2000), *(longer(a, 20, seed) for a in both)]
     longest = [run for run in length if run.name == SECOND_LOOK]
     # An earlier scan where one scan has little left to teach: what is still false is then mostly what it cannot tell apart.
     late = [
