@@ -222,9 +222,9 @@ def _against_bce(r: Results, jvss: Mapping[float, Names], bce: Names, words: str
 def _longer(r: Results) -> Iterator[Claim]:
     """Is what JVSS has before BCE only a better start? Both with 4 to 60 times the segments."""
     for thousand, alphas in ((20, (0.995, 0.5)), (80, (0.995,)), (300, (0.995, 0.5))):
-        jvss = {a: [f"jvss-{a:g}-{thousand}k-s0"] for a in alphas}
-        if thousand == 20 or r.has(f"bce-{thousand}k-s0"):
-            yield from _against_bce(r, jvss, [f"bce-{thousand}k-s0"], f", {thousand},000 segments")
+        jvss, bce = {a: r.seeds(f"jvss-{a:g}-{thousand}k") for a in alphas}, r.seeds(f"bce-{thousand}k")
+        if thousand == 20 or bce:
+            yield from _against_bce(r, jvss, bce, f", {thousand},000 segments")
 
 
 def curve_over_alpha(r: Results, stem: str) -> list[str]:

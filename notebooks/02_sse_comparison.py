@@ -363,10 +363,10 @@ print(claims.seeds_differ(rows))
 # %% [markdown]
 # By chance one pair in twenty would be told apart. Over patients alone it is many more. So wherever the column
 # *over* says trainings, the interval holds the seed, too: how far one moves a number is known from the recipes that were
-# trained three times, pooled on the scale of log-odds or logs, and that is added to the resamples (the last column; no proof, as
-# it judges the pairs it was made from). Three seeds each cannot show that the recipes are alike in this: the line above has each
+# trained more than once, pooled on the scale of log-odds or logs, and that is added to the resamples (the last column; no proof,
+# as it judges the pairs it was made from). So few seeds cannot show that the recipes are alike in this: the line above has each
 # by itself, and where BCE's seeds do more than is pooled, intervals against BCE are too narrow. And all were fine-tuned for
-# 5,000 segments: of longer trainings nothing is known. Large differences survive all this, small ones do not.
+# 5,000 or 20,000 segments: of longer trainings nothing is known. Large differences survive all this, small ones do not.
 #
 # The weights are the weakest of these claims. At 0.5 all the JVSS models of large alpha find nearly everything, so that only a
 # *loss* of sensitivity could show.
@@ -605,7 +605,7 @@ longer = evidence.lengths(rows, {"BCE": "bce", "JVSS 0.995": "jvss-0.995", "JVSS
 figures.show(
     figures.headed(evidence.learning_curve(rows, longer), evidence.learning_title(rows, longer, "BCE")),
     f"Figure 7 shows false positives a volume on {lesions} metastases against the segments seen: left where {claims.EQUAL:.0%} "
-    "of them are found, right at threshold 0.5; three seeds after 5,000 segments, else one; bars are 95 % intervals over "
+    f"of them are found, right at threshold 0.5; {evidence.seeds_in_words(rows, longer)}; bars are 95 % intervals over "
     "patients; *not reached* (if it stands there): a network finds so many only beyond the end of its rows.",
 )
 print(evidence.lengths_in_words(rows, longer), evidence.lengths_in_words(rows, longer, sensitivity=None), sep="\n\n")
@@ -655,8 +655,8 @@ display(same.map(lambda e: f"{e:.0f}" if isinstance(e, float) else evidence.in_w
 # %% [markdown]
 # An interval below 0 says that this JVSS outlines the same metastases worse than this BCE; the small ones have the most to gain
 # and to lose. Follow each loss down its lengths, for the sign need not stay. BCE is about voxels alone, in JVSS half of the loss
-# asks for no outline at all: a guess at the reason, which nothing here tests. (Over patients, after 5,000 segments also over
-# seeds; what another training would have done is not in these intervals.)
+# asks for no outline at all: a guess at the reason, which nothing here tests. (Over patients and, where there are several, over
+# seeds, which is less than what another training would have done.)
 
 # %% [markdown]
 # The right half of the figure is the test promised beside Table 1. If the short training is why the sensitive model marks so
@@ -886,14 +886,16 @@ print(evidence.ahead_in_words(table) + f"; its most costly alpha needs {evidence
 # ## What could be wrong with this
 #
 # Training and test patients share one template and one generator, so all numbers are flattered, and a difference between losses
-# may be one of this generator. Most trainings have one seed: what another would have done is taken from five recipes of 5,000
-# segments, all from one trunk, and may differ for others. Points and bars of one network are over patients alone.
+# may be one of this generator. Most trainings have one seed: what another would have done is taken from the recipes of 5,000
+# and 20,000 segments that were repeated, all from one trunk, and may differ for others. Points and bars of one network are over
+# patients alone.
 # All losses were fine-tuned from BCE's trunk with one learning rate, chosen for BCE: a loss that needs another rate, or another
 # beginning, is at a disadvantage. The trainings are short, as their table says, and that does not punish all
 # losses alike: the lines below Figure 7 say which gains most by more, at threshold 0.5 and at one sensitivity. And most were made
 # before two faults were mended: in those that were compiled, on a processor, the two layers with dropout shared one mask, and BCE
 # took its slope from a rounded probability (Figure 8). In Figure 7 the points of 5,000 segments are from before, of JVSS those of
-# 1,000 and 20,000, too; the others are from after: so at 1,000 and 20,000 segments the two losses lie on different sides of it.
+# 1,000 and the first seed of 20,000, too; the others are from after: so at 1,000 segments, and with the first seed at 20,000, the
+# two losses lie on different sides of it. The other seeds of 20,000 are from after in both, and in float32.
 # In "Without BCE's trunk" JVSS alone is from after, its three rivals from before. A part of these differences may be the mending.
 # The longest training of JVSS 0.995 changed its machine on the way: 120,000 segments on a processor, the rest on a GPU. The
 # longest of BCE was made in float32, those of JVSS in bfloat16: a part of what lies between them may be that.

@@ -328,7 +328,7 @@ figures.show(
 # The verdict is a rule, not a judgement. *Holds*: the whole interval lies below 1. *Opposite*: it lies above. *Weak*: the value
 # and four fifths of the resamples lie below 1, it may have fewer. *Not shown*: anything else, and that is not the same as no
 # gain. Of twenty intervals at 95 % one misses the truth by chance alone, and this notebook has dozens. The intervals hold other
-# patients, and other trainings by the same recipe; what a seed does is known from the recipes that were trained three times
+# patients, and other trainings by the same recipe; what a seed does is known from the recipes that were trained more than once
 # (notebook 02). Look at the yardstick before you believe a point: a mere seed does as much.
 #
 # An effect of the prior has to be where the prior is. So the same ratio in the visits that have none:
@@ -804,7 +804,7 @@ print(temporal.answer(rows, ways, reads, clear, calm))
 #
 # How much metastases change is a law of the generator, and so is what a prior is worth here; real patients under radiotherapy may
 # change more, and real look-alikes less. Most runs have one seed: what another would have done is in the intervals of their
-# ratios, but taken from recipes of 5,000 segments. The thresholds
+# ratios, but taken from recipes of 5,000 and 20,000 segments. The thresholds
 # for equal sensitivity are read from the test patients themselves: fair between networks, not a promise for the next patient.
 # Figure 3 takes the largest change in an object, which favours large ones, as a look at the difference image does.
 # Paths were added in fine-tuning, with four times the segments at most; the paper trains its path from scratch, and ours that

@@ -292,6 +292,18 @@ def test_a_training_of_another_length_borrows_what_a_seed_does(folder, tmp_path)
     told = table[table.str.endswith(words)].index
     assert "JVSS (alpha 0.995, 20,000 segments) has fewer false positives than BCE at equal sensitivity" in told
     assert told.str.contains("20,000 segments").all()
+    for name, of in (("runs.csv", runs), ("rows.csv.gz", rows)):  # a second seed of that length
+        extra = of[of["run"].isin(["bce-s1", "jvss-0.995-s1"])]
+        extra = extra.assign(run=extra["run"].str.replace("-s1", "-20k-s1"))
+        extra = extra.assign(segments=20000) if name == "runs.csv" else extra
+        pd.concat([pd.read_csv(tmp_path / "rows" / name), extra]).to_csv(tmp_path / "rows" / name, index=False)
+    r = Results(tmp_path / "rows")
+    line = claims.claims_table(r).set_index("claim").loc[
+        "JVSS (alpha 0.995, 20,000 segments) has fewer false positives than BCE at equal sensitivity"
+    ]
+    assert line["seeds"] == 2 and "was repeated" not in line["why"] and {"bce-20k", "jvss-0.995-20k"} < set(r.recipes())
+    groups = [r.group([f"{stem}-20k-s{k}" for k in range(2)]) for stem in ("jvss-0.995", "bce")]
+    assert line["ours"] == pytest.approx(claims.matched(*groups).value, abs=1e-4)
     words = claims.seeds_differ(Results(folder))
     assert words.startswith("standard deviation between seeds, of log false positives at sensitivity 0.85: bce ")
 

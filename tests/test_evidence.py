@@ -410,6 +410,12 @@ def test_lengths_are_read_from_all_seeds_and_beside_the_rival(tmp_path):
     assert jvss.count("] after ") == 2 and "at threshold 0.5" in evidence.falls_in_words(r, curves, sensitivity=None)
     told = " ".join(evidence.leads_in_words(r, {"JVSS 0.5": curves["JVSS 0.5"]}, curves["BCE"]).split())
     assert f"{first:.2f} [" in told and f"{last:.2f} [" in told and "for 300,000 there is no BCE" in told
+    assert evidence.seeds_in_words(r, curves) == "2 seeds after 5,000 segments, else one"
+    assert evidence.seeds_in_words(r, {"JVSS 0.5": curves["JVSS 0.5"][:1]}) == "2 seeds after 5,000 segments"
+    kinds = evidence.by_kind(r, curves["JVSS 0.5"])["5,000 segments"]
+    assert kinds.tolist() == pytest.approx(list(r.false_by_kind(["jvss-0.5-s0", "jvss-0.5-s1"]).values()))
+    del r.rows["bce-s1", "test", "prior"]
+    assert evidence.seeds_in_words(r, curves) == "one seed"
 
 
 def test_runs_stand_beside_each_other_at_one_threshold_and_at_one_sensitivity(longer):
