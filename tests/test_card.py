@@ -53,5 +53,9 @@ def test_intervals_and_what_the_longest_misses_and_marks(rows, said):
 
 
 def test_interval_of_the_longest_jvss_on_test(rows, said):
-    fp = results.of(results.fp_at(EQUAL), rows.group(["jvss-0.5-300k-s0"]))
+    counts = rows.group(["jvss-0.5-300k-s0"])
+    fp = results.of(results.fp_at(EQUAL), counts)
     assert f"{fp.value:.2f} [{fp.low:.2f}, {fp.high:.2f}] false positives a volume at sensitivity 0.85" in said
+    at_half = counts.sum((0, 1))[results.HALF]
+    found = EQUAL * at_half[[results.FOUND, results.MISSED]].sum() / at_half[results.VOLUMES]
+    assert f"a precision of {found / (found + fp.value):.2f} (found" in said
