@@ -113,8 +113,10 @@ def _runs() -> dict[str, list[Run]]:
         prior = "" if more.get("prior", "none") == "none" else f"-{more['prior']}"
         return Run(name=f"jvss-{alpha:g}{prior}-s{seed}", loss="jvss", alpha=alpha, seed=seed, **more)
 
-    def longer(alpha: float, thousand: int, seed: int = 0) -> Run:
-        return Run(name=f"jvss-{alpha:g}-{thousand}k-s{seed}", loss="jvss", alpha=alpha, seed=seed, steps=thousand * 100)
+    def longer(of: str, thousand: int, seed: int = 0) -> Run:
+        loss, _, alpha = of.partition("-")
+        return Run(name=f"{of}-{thousand}k-s{seed}", loss=loss, alpha=float(alpha or 0.5), seed=seed, steps=thousand * 100,
+                   validated=thousand >= (80 if loss == "bce" else 1200))  # fmt: skip
 
     def first(alpha: float, seed: int) -> dict[str, bool]:  # the runs that are scored on everything
         return {"validated": seed == 0, "second_test": seed == 0 and alpha in (0.995, 0.5)}
@@ -175,12 +177,10 @@ def _runs() -> dict[str, list[Run]]:
     unet += [
         Run(name=f"unet-jvss-{a:g}-s0", loss="jvss", alpha=a, network="unet", start="unet-trunk-s0") for a in (0.9, 0.5)
     ]
-    both = (0.995, 0.5)
-    length = [Run(name=f"bce-{k}k-s0", steps=k * 100, validated=k >= 80) for k in (1, 20, 80, 300)]
-    length += [longer(a, thousand) for thousand in (1, 20) for a in both]
-    length += [longer(0.995, 80), *(longer(a, 300) for a in both)]
-    for seed in (1, 2):  # the longest that could be afforded three times
-        length += [Run(name=f"bce-20k-s{seed}", seed=seed, steps=2000), *(longer(a, 20, seed) for a in both)]
+    three = ("bce", "jvss-0.995", "jvss-0.5")
+    length = [longer(of, thousand) for thousand in (1, 20, 300) for of in three] + [longer(of, 80) for of in three[:2]]
+    length += [longer(of, 20, seed) for seed in (1, 2) for of in three]  # the longest that could be afforded more than once
+    full = [longer(of, 1200) for of in three]  # as long as the paper's
     longest = [run for run in length if run.name == SECOND_LOOK]
     # An earlier scan where one scan has little left to teach: what is still false is then mostly what it cannot tell apart.
     late = [
@@ -193,7 +193,7 @@ def _runs() -> dict[str, list[Run]]:
     scratch = [Run(name="jvss-0.5-scratch-s0", loss="jvss", alpha=0.5, start="scratch", steps=6000)]
     return {
         "alpha": alpha, "weights": weights, "segments": segments, "sse": sse,
-        "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length,
+        "prior": [*second, *known, *trunks, *grown], "triage": triage, "unet": unet, "length": length, "full": full,
         "prior-late": [*longest, *late], "second-look": longest,
         "triage-long": [run for run in length if run.name in {n for pool in LONG_POOLS.values() for n in pool}],
         "control": control, "scratch": scratch, "whole": whole, "paper": paper,
@@ -215,7 +215,7 @@ def _whole(network: str, stem: str) -> list[Run]:
 
 
 SETS: dict[str, list[Run]] = _runs()
-ON_GPU = ("whole", "paper")  #: sets for whole brains (the cohort ``gpu``) and one GPU, which "all" leaves out
+ON_GPU = ("whole", "paper", "full")  #: sets for one GPU, which "all" leaves out; the first two for whole brains (cohort ``gpu``)
 RUNS: dict[str, Run] = {run.name: run for runs in SETS.values() for run in runs}
 
 

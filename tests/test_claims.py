@@ -441,9 +441,11 @@ def test_longer_trainings_are_compared_with_bce_trained_as_long(tmp_path):
     assert at["verdict"].tolist() == ["holds", "not shown", "opposite", "not shown"]
     assert at["ours"].iloc[0] < 0.5 and at["ours"].iloc[1] == 1
     assert not said.index.str.contains("80,000").any()
-    rows |= {f"{loss}-80k-s0": rows[f"{loss}-s0"] for loss in ("bce", "jvss-0.995")}
+    rows |= {f"{loss}-{k}k-s0": rows[f"{loss}-s0"] for loss in ("bce", "jvss-0.995") for k in (80, 1200)}
     longest = claims.claims_table(Results(collected(tmp_path / "longest", rows))).set_index("claim")
-    assert longest.loc[words.format("0.995, 80,000 segments"), "ours"] == said.loc[words.format("0.995"), "ours"]
+    for length in ("80,000", "1,200,000"):
+        of_length = longest.loc[words.format(f"0.995, {length} segments"), "ours"]
+        assert of_length == said.loc[words.format("0.995"), "ours"]
     assert words.format("0.5, 80,000 segments") not in longest.index
 
 
@@ -557,7 +559,7 @@ def test_whole_brains_have_claims_of_their_own(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_groups", lambda r, *runs, **_: asked.update(n for part in runs for n in part) or [])
     for stem in claims.WHOLE:
         list(claims._whole(r, stem, ""))
-    assert asked == {run.name for name in experiment.ON_GPU for run in experiment.SETS[name]}
+    assert asked == {run.name for name in claims.WHOLE for run in experiment.SETS[name]}
 
 
 def test_own_runs_stand_beside_the_shipped_ones(folder, tmp_path):

@@ -79,6 +79,8 @@ def test_every_run_has_one_name_and_a_configuration_that_says_what_it_is():
     named = {*experiment.VOTERS, *(n for pool in experiment.POOLS.values() for n in pool)}
     assert named == {r.name for r in experiment.SETS["triage"]}
     assert all(r.validated for r in experiment.SETS["triage"] if r.name in sum(experiment.POOLS.values(), ()))
+    full, paper = [experiment.config_of(run) for run in experiment.SETS["full"]], training.TrainConfig()
+    assert {c.steps * c.batch for c in full} == {paper.steps * paper.batch}  # segments
     for run in runs:
         config = experiment.config_of(run)
         assert (config.loss, config.seed, config.network.prior) == (run.loss, run.seed, run.prior)
@@ -106,7 +108,7 @@ def test_whole_brains_are_for_the_network_named_and_all_leaves_them_out(monkeypa
     monkeypatch.setattr(experiment, "main", lambda names, experiments, own: asked.extend(names))
     assert cli.main(["experiment", "all", "--cohort", str(tmp_path), "-o", str(tmp_path / "runs"), "--device", "cpu",
                      "--precision", "float32"]) == 0  # fmt: skip
-    assert asked == [n for n in experiment.SETS if n not in ("whole", "paper")]
+    assert asked == [n for n in experiment.SETS if n not in ("whole", "paper", "full")]
 
 
 def test_a_prior_channel_starts_where_the_network_without_one_was():
