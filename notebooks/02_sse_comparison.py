@@ -608,7 +608,7 @@ figures.show(
     figures.headed(evidence.learning_curve(rows, longer), evidence.learning_title(rows, longer, "BCE")),
     f"Figure 7 shows false positives a volume on {lesions} metastases against the segments seen: left where {claims.EQUAL:.0%} "
     f"of them are found, right at threshold 0.5; {evidence.seeds_in_words(rows, longer)}; bars are 95 % intervals over "
-    "patients; *not reached* (if it stands there): a network finds so many only beyond the end of its rows.",
+    "patients and those seeds; *not reached* (if it stands there): a network finds so many only beyond the end of its rows.",
 )
 print(evidence.lengths_in_words(rows, longer), evidence.lengths_in_words(rows, longer, sensitivity=None), sep="\n\n")
 
