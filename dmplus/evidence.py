@@ -728,10 +728,9 @@ def _seeds(r: Results, name: str) -> list[str]:
 def seeds_in_words(r: Results, curves: Mapping[str, Sequence[str]]) -> str:
     """How many seeds stand behind each length of :func:`lengths`: "3 seeds after 5,000 segments, else one". The fewest of a
     loss."""
-    fewest: dict[int, int] = {}
-    for n in (n for names in curves.values() for n in names):
-        fewest[_segments(r, n)] = min(len(_seeds(r, n)), fewest.get(_segments(r, n), len(r.runs)))
-    words = [f"{k} seeds after {n:,} segments" for n, k in sorted(fewest.items()) if k > 1]
+    known = [(_segments(r, n), len(_seeds(r, n))) for names in curves.values() for n in names]
+    fewest = {n: min(k for m, k in known if m == n) for n, _ in sorted(known)}
+    words = [f"{k} seeds after {n:,} segments" for n, k in fewest.items() if k > 1]
     return ", ".join(words + ["else one" if words else "one seed"] * (len(words) < len(fewest)))
 
 

@@ -763,7 +763,7 @@ FAULTS = (
           tests="test_evidence.py"),
     fault("one seed alone under what lies there", "evidence", ("r.false_by_kind(_seeds(r, n))", "r.false_by_kind([n])"),
           tests="test_evidence.py"),
-    fault("a length has as many seeds as its best-known loss", "evidence", ("= min(len(_seeds(r, n))", "= max(len(_seeds(r, n))"),
+    fault("a length has as many seeds as its best-known loss", "evidence", ("min(k for m, k", "max(k for m, k"),
           tests="test_evidence.py"),
     fault("one seed alone of a longer training", "claims",
           ('{a: r.seeds(f"jvss-{a:g}-{thousand}k") for a in alphas}', '{a: [f"jvss-{a:g}-{thousand}k-s0"] for a in alphas}'),

@@ -280,23 +280,24 @@ def test_a_resample_without_false_positives_below_makes_the_ratio_endless():
 def test_a_training_of_another_length_borrows_what_a_seed_does(folder, tmp_path):
     table = claims.claims_table(Results(folder)).set_index("claim")["why"]
     assert not table.str.contains("was repeated").any()
-    runs, rows = (pd.read_csv(folder / n) for n in ("runs.csv", "rows.csv.gz"))
-    more = {"bce-s0": "bce-20k-s0", "jvss-0.995-s0": "jvss-0.995-20k-s0"}
     shutil.copytree(folder, tmp_path / "rows")
-    for name, of in (("runs.csv", runs), ("rows.csv.gz", rows)):
-        extra = of[of["run"].isin(more)].assign(run=lambda t: t["run"].map(more))
-        extra = extra.assign(segments=20000) if name == "runs.csv" else extra
-        pd.concat([of, extra]).to_csv(tmp_path / "rows" / name, index=False)
+
+    def longer(seed):
+        """Adds trainings of 20,000 segments with that seed."""
+        more = {f"{stem}-s{seed}": f"{stem}-20k-s{seed}" for stem in ("bce", "jvss-0.995")}
+        for name in ("runs.csv", "rows.csv.gz"):
+            of = pd.read_csv(tmp_path / "rows" / name)
+            extra = of[of["run"].isin(more)].assign(run=lambda t: t["run"].map(more))
+            extra = extra.assign(segments=20000) if name == "runs.csv" else extra
+            pd.concat([of, extra]).to_csv(tmp_path / "rows" / name, index=False)
+
+    longer(seed=0)
     table = claims.claims_table(Results(tmp_path / "rows")).set_index("claim")["why"]
     words = "; no training of this length was repeated: what a seed does is that of 5,000 segments"
     told = table[table.str.endswith(words)].index
     assert "JVSS (alpha 0.995, 20,000 segments) has fewer false positives than BCE at equal sensitivity" in told
     assert told.str.contains("20,000 segments").all()
-    for name, of in (("runs.csv", runs), ("rows.csv.gz", rows)):  # a second seed of that length
-        extra = of[of["run"].isin(["bce-s1", "jvss-0.995-s1"])]
-        extra = extra.assign(run=extra["run"].str.replace("-s1", "-20k-s1"))
-        extra = extra.assign(segments=20000) if name == "runs.csv" else extra
-        pd.concat([pd.read_csv(tmp_path / "rows" / name), extra]).to_csv(tmp_path / "rows" / name, index=False)
+    longer(seed=1)
     r = Results(tmp_path / "rows")
     line = claims.claims_table(r).set_index("claim").loc[
         "JVSS (alpha 0.995, 20,000 segments) has fewer false positives than BCE at equal sensitivity"
